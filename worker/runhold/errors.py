@@ -1,0 +1,134 @@
+"""Every exception that Runhold raises, and what each SQLSTATE of ours means.
+
+RunholdError
+├── ConfigError            the process can't start as configured (URL, key, migrations, agents)
+│   └── AgentDefinitionError   an agent or tool is declared in a way that can't work
+├── ToolFailed             raised by tools: "I vouch that nothing happened"
+├── ModelError             the model gave no usable answer
+│   ├── ModelUnavailable       outage or rate limit: worth waiting for
+│   ├── ModelTimeout           no answer within the step's time
+│   └── ModelRejected          the request will never be accepted as it is (401, 400, …)
+└── StoreError             the database refused or could not be reached
+    ├── StoreUnavailable       transport: outcome unknown, the same call may be repeated
+    └── Refused                a domain refusal with one of our SQLSTATEs (RH…)
+        ├── WorkerDead             this worker's lease was given away: register anew
+        └── …                      see REFUSALS
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class RunholdError(Exception):
+    """Base of all errors that Runhold raises. ``str(error)`` is one sentence that says what to do."""
+
+
+class ConfigError(RunholdError):
+    """The process can't start as configured: wrong URL or key, missing migrations, broken agents."""
+
+
+class AgentDefinitionError(ConfigError):
+    """An agent or tool is declared in a way that can't work."""
+
+
+class ToolFailed(RunholdError):  # noqa: N818 - reads as the sentence users write: raise ToolFailed("…")
+    """Raise this in a tool to say: it did not work, **and nothing happened**.
+
+    The message goes to the model, which may try something else. For an ``unsafe`` tool this is the only
+    exception that lets the run go on by itself: any other one leaves open whether the effect happened, so
+    the call becomes ``unknown`` and a person is asked.
+    """
+
+
+class ModelError(RunholdError):
+    """The model gave no usable answer."""
+
+
+class ModelUnavailable(ModelError):
+    """The provider is down or limits our rate, also after retries within the step.
+
+    :ivar retry_after_s: seconds that the provider asked us to wait, if it did.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ModelTimeout(ModelError):
+    """The model did not answer within the step's time-out."""
+
+
+class ModelRejected(ModelError):
+    """The provider refuses this request for good (bad key, unknown model, malformed request).
+
+    :ivar status: the HTTP status, if there was one.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StoreError(RunholdError):
+    """The database refused a call or could not be reached."""
+
+
+class StoreUnavailable(StoreError):
+    """Nobody knows whether the call was carried out: the same call may be repeated."""
+
+
+class Refused(StoreError):
+    """The database refused a call for a reason of ours.
+
+    :ivar code: the SQLSTATE, a key of :data:`REFUSALS` (or any other SQLSTATE or PGRST code).
+    :ivar hint: what to do about it, if the database said so.
+    """
+
+    def __init__(self, message: str, *, code: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+
+class WorkerDead(Refused):
+    """This worker's lease ran out and its runs were given to others: it must register anew."""
+
+
+REFUSALS: Final[dict[str, str]] = {
+    "RH001": "unknown agent type",
+    "RH002": "agent type disabled",
+    "RH003": "invalid input: not an object, too large or malformed",
+    "RH004": "limits wider than the agent type allows",
+    "RH005": "illegal state change",
+    "RH006": "no such run, or not yours",
+    "RH007": "review already decided",
+    "RH008": "review expired",
+    "RH009": "nobody may decide about their own run here",
+    "RH010": "a decision needs a signed-in person",
+    "RH011": "invalid decision",
+    "RH012": "worker is dead, unknown or its lease expired: register anew",
+    "RH013": "invalid call by a worker",
+    "RH014": "the run has already ended",
+    "RH015": "no such review, or not yours to see",
+}
+"""SQLSTATE → meaning. ``docs/reference/errors.md`` has the same table; a test keeps them equal."""
+
+_RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
+_RETRYABLE_CLASSES: Final = ("08", "53")
+_RETRYABLE_POSTGREST: Final = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether repeating the same idempotent database call may succeed without anybody's help."""
+    if isinstance(error, StoreUnavailable):
+        return True
+    if isinstance(error, Refused):
+        code = error.code
+        return (
+            code in _RETRYABLE_SQLSTATES
+            or code in _RETRYABLE_POSTGREST
+            or (len(code) == 5 and code.startswith(_RETRYABLE_CLASSES))
+        )
+    return False

@@ -1,0 +1,150 @@
+"""The PostgreSQL server of the stack: create the database files once, run the server, say how to reach it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from runhold.local.child import Child, ChildSpec
+from runhold.local.errors import ChildEnded, StackError
+from runhold.local.placement import Placement
+from runhold.local.ports import LOOPBACK, free_port
+
+SUPERUSER = "supabase_admin"
+DATABASE = "postgres"
+READY = "database system is ready to accept connections"
+LOCK_HELD = 'lock file "postmaster.pid" already exists'
+STARTS = 20
+"""Tries to start: another program may take the chosen port first, and a killed stack's server may still be ending."""
+RETRY_S = 0.5
+
+SETTINGS: Mapping[str, str] = {
+    "listen_addresses": LOOPBACK,
+    "unix_socket_directories": "",  # passwords rule; a socket path may also be too long for the kernel
+    "wal_level": "logical",
+    "max_wal_senders": "10",
+    "max_replication_slots": "10",
+    "max_slot_wal_keep_size": "1GB",  # a slot that nobody reads must not fill the disk
+    "max_connections": "200",
+    "password_encryption": "scram-sha-256",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "lc_messages": "C",  # the ready line is looked for in English
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "cluster_name": "runhold",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresServer:
+    """A running server on loopback, with one password for the roles that may log in."""
+
+    child: Child
+    port: int
+    password: str
+
+    def url(self, role: str, database: str = DATABASE) -> str:
+        """The connection URL for a role."""
+        return f"postgresql://{role}:{quote(self.password, safe='')}@{LOOPBACK}:{self.port}/{quote(database, safe='')}"
+
+
+async def create_database_files(placement: Placement, data: Path, password: str, *, sync: bool) -> None:
+    """Run initdb in an empty folder of PostgreSQL's user. What it leaves after a failure is removed.
+
+    `sync`: whether to wait until the files are safe on disk.
+    """
+    # The password file must be readable by PostgreSQL's user, so it is beside the data and not in the stack's folder.
+    password_file = data.with_name(f"{data.name}.password")
+    handle = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(password)
+        placement.owned(password_file)
+        process = await asyncio.create_subprocess_exec(
+            str(placement.binaries / "initdb"),
+            *("-D", str(data), "-U", SUPERUSER, "--pwfile", str(password_file)),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions"),
+            # Not the machine's locale: the same order of text everywhere, and no locale needs to be installed.
+            *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+            *([] if sync else ["--no-sync"]),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment(),
+            cwd=data,
+            start_new_session=True,
+            **_as_user(placement),
+        )
+        output, _ = await process.communicate()
+    finally:
+        password_file.unlink(missing_ok=True)
+    if process.returncode != 0:
+        shutil.rmtree(data, ignore_errors=True)
+        lines = output.decode(errors="replace").strip().splitlines()
+        raise StackError(f"initdb could not create the database: {lines[-1] if lines else 'it said nothing'}")
+
+
+async def start_postgres(
+    placement: Placement,
+    data: Path,
+    *,
+    log: Path,
+    password: str,
+    preferred_port: int = 0,
+    settings: Mapping[str, str] | None = None,
+) -> PostgresServer:
+    """Start the server on a free loopback port. `settings` are added to ours. Raises ChildEnded."""
+    port = free_port(preferred_port)
+    for attempt in range(1, STARTS + 1):
+        options = {**SETTINGS, "port": str(port), **(settings or {})}
+        spec = ChildSpec(
+            name="PostgreSQL",
+            program=[
+                str(placement.binaries / "postgres"),
+                *("-D", str(data)),
+                *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+            ],
+            log=log,
+            ready=READY,
+            ready_within_s=120.0,  # recovery after a crash may take long
+            # Fast shutdown; if it drags on, immediate shutdown (recovery at the next start), then SIGKILL.
+            stops=("INT:15", "QUIT:5"),
+            environment=environment(),
+            folder=data,
+            user=placement.user,
+        )
+        try:
+            child, _ = await Child.start(spec)
+        except ChildEnded as error:
+            text = str(error)
+            if attempt == STARTS or not (LOCK_HELD in text or "Address already in use" in text):
+                raise
+            if LOCK_HELD in text:
+                await asyncio.sleep(RETRY_S)
+            port = free_port()
+        else:
+            return PostgresServer(child=child, port=port, password=password)
+    raise AssertionError("unreachable")
+
+
+def environment() -> dict[str, str]:
+    """A small environment: the caller's PG* and locale variables would change what the server does."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZ") if name in os.environ}
+    return {**kept, "LC_ALL": "C", "TZ": "UTC"}
+
+
+def _as_user(placement: Placement) -> dict[str, object]:
+    if placement.user is None:
+        return {}
+    return {"user": placement.user[0], "group": placement.user[1], "extra_groups": []}
+
+
+def temporary_folder() -> Path:
+    """A folder for a stack of tests, gone with its content when the test removes it."""
+    return Path(tempfile.mkdtemp(prefix="runhold-"))

@@ -1,0 +1,315 @@
+"""What the loop needs from the outside, as Protocols, and the records that cross that border.
+
+The loop knows no SQL and no HTTP. A model is a :class:`ChatModel`; the database is a :class:`RunLog`, one per
+claimed run. ``docs/reference/worker-protocol.md`` describes the same records as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+Json = Any  # values are validated where they enter (store, models), not again here
+JsonObject = dict[str, Any]
+
+Effect = Literal["read", "idempotent", "unsafe"]
+CallStatus = Literal["pending", "awaiting_review", "running", "succeeded", "failed", "rejected", "unknown"]
+ReviewKind = Literal["approval", "unknown_outcome", "question"]
+ReviewStatus = Literal["pending", "approved", "rejected", "expired", "cancelled"]
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one model call. ``estimated`` is true when the provider did not report them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelReply:
+    """One assistant message as the provider returned it.
+
+    :ivar message: ``{"role": "assistant", "content": …, "tool_calls": […]}``; arguments stay the exact string.
+    :ivar finish_reason: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or None.
+    :ivar usage: None when the provider reported none.
+    """
+
+    message: JsonObject
+    finish_reason: str | None
+    usage: Usage | None
+
+
+class ChatModel(Protocol):
+    """Anything that answers an OpenAI chat-completions request."""
+
+    async def complete(
+        self, body: JsonObject, *, timeout_s: float, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
+        """Send ``body`` (without ``stream``) and return the answer within ``timeout_s`` seconds, retries included.
+
+        ``on_text`` receives pieces of text as they arrive; given, the client streams.
+
+        :raises ModelUnavailable: outage or rate limit, also after retries.
+        :raises ModelTimeout: no answer in time.
+        :raises ModelRejected: the request will never be accepted as it is.
+        """
+        ...
+
+
+# ------------------------------------------------------------------------------------------ claimed runs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Definition:
+    """What an agent was when a step was decided (a row of ``agent_definitions``)."""
+
+    id: UUID
+    agent_type: str
+    version: str
+    model: str
+    instructions: str
+    tools: Sequence[JsonObject]  # name, description, parameters (JSON schema), effect, approval
+    params: JsonObject  # temperature, response_format, …
+    limits: JsonObject
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One model decision that is already in the log (a row of ``agent_steps``)."""
+
+    step_number: int  # 1, 2, 3 …
+    definition_id: UUID
+    message: JsonObject
+    injected: Sequence[JsonObject] = ()
+    request_params: JsonObject = field(default_factory=dict[str, Any])
+    finish_reason: str | None = None
+    usage: Usage
+    cost_usd: float = 0.0
+    latency_ms: int = 0
+    delivered: Sequence[UUID] = ()  # agent_messages that ``injected`` carries
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """One tool call in the log (a row of ``agent_tool_calls``), known by (step_number, position).
+
+    :ivar output: the JSON that the tool returned (None until it did).
+    :ivar shown: what the model sees instead of ``output``; set only where the output was cut.
+    :ivar edited: a reviewer changed the arguments: ``input`` is not what the model asked for.
+    """
+
+    step_number: int
+    position: int  # 0, 1, 2 … within the step
+    call_id: str
+    tool_name: str
+    input: JsonObject
+    effect: Effect
+    status: CallStatus
+    output: Json = None
+    shown: str | None = None
+    error: str | None = None
+    edited: bool = False
+    attempt: int = 0
+    latency_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Review:
+    """What is known of a question to a person, for the call at (step_number, position)."""
+
+    id: UUID
+    step_number: int
+    position: int
+    kind: ReviewKind
+    status: ReviewStatus
+    used: bool
+    comment: str | None = None
+    answer: Json = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PersonMessage:
+    """What a person said to the living run and the model has not seen yet."""
+
+    id: UUID
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A claimed run with all that is needed to go on."""
+
+    id: UUID
+    user_id: UUID
+    tenant_id: str | None
+    agent_type: str
+    fence: int
+    attempt: int
+    input: JsonObject
+    state: JsonObject
+    limits: JsonObject  # effective: definition ∧ type ∧ run; keys as in runhold.Limits
+    active_ms: int
+    cost_usd: float
+    created_at: datetime
+    cancel_requested: bool
+    approval_tools: Sequence[str]
+    outage_since: datetime | None  # first release for a provider outage since the last step
+    steps: Sequence[Step]
+    calls: Sequence[ToolCall]
+    reviews: Sequence[Review]
+    messages: Sequence[PersonMessage]
+
+
+# --------------------------------------------------------------------------------------------- recording
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenReview:
+    """Ask a person about the call at (step_number, position)."""
+
+    step_number: int
+    position: int
+    kind: ReviewKind
+    summary: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """How a tool call ended: ``succeeded``, ``failed`` or ``unknown`` (SQL then opens the review)."""
+
+    step_number: int
+    position: int
+    status: Literal["succeeded", "failed", "unknown"]
+    output: Json = None
+    shown: str | None = None
+    error: str | None = None
+    latency_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """Set a stored call to ``running`` before its effect: a fresh attempt of an ungated call, or, for a call that
+    awaits review, *taking* it: the approval is used up and the verdict carries the arguments to run."""
+
+    step_number: int
+    position: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transition:
+    """How the run leaves this worker.
+
+    ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``, ``cancelled``
+    (detail), ``pending`` (reason, delay_ms; never counted as an attempt).
+    """
+
+    to: Literal["completed", "failed", "awaiting_review", "cancelled", "pending"]
+    result: Json = None
+    error: str | None = None
+    detail: JsonObject | None = None
+    reason: str | None = None
+    delay_ms: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """What one run adds to its log in one go. All of it becomes durable in one transaction, in this order.
+
+    ``calls`` are new tool calls (intents): ``pending``, ``running`` (intent of an effect about to start),
+    ``awaiting_review`` (with a matching item of ``reviews``) or already final.
+    """
+
+    step: Step | None = None
+    calls: Sequence[ToolCall] = ()
+    reviews: Sequence[OpenReview] = ()
+    starts: Sequence[Start] = ()
+    results: Sequence[Result] = ()
+    state: JsonObject | None = None
+    active_ms: int = 0  # active time since the last entry
+    transition: Transition | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Started:
+    """The database's answer to a :class:`Start`: run ``input``, exactly, or do not run (``taken`` false)."""
+
+    step_number: int
+    position: int
+    taken: bool
+    input: JsonObject = field(default_factory=dict[str, Any])
+    edited: bool = False
+    attempt: int = 1
+    reason: str | None = None
+
+
+VerdictKind = Literal["ok", "stop", "continue", "fenced"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """The database's answer to an :class:`Entry`.
+
+    ``ok``: all of it is durable. ``stop``: what happened is durable, intents and transition are not; end the run
+    with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: the pause found no open review: keep the
+    slot and go on with ``calls`` and ``reviews``, which are the run's present ones. ``fenced``: this run belongs to
+    someone else now: stop without another word.
+    """
+
+    kind: VerdictKind
+    code: str | None = None
+    detail: JsonObject | None = None
+    cancel_requested: bool = False
+    started: Sequence[Started] = ()
+    calls: Sequence[ToolCall] = ()
+    reviews: Sequence[Review] = ()
+    messages: Sequence[PersonMessage] = ()
+
+
+class RunLog(Protocol):
+    """One claimed run's way to the database. Entries become durable in the order they were appended."""
+
+    def append(self, entry: Entry) -> Awaitable[Verdict]:
+        """Queue ``entry`` and return at once; await the answer to know that it, and all before it, is durable.
+
+        The answer never needs to be awaited. Answers arrive in order.
+
+        :raises StoreError: (when awaited) the entry could not be stored for a reason of its data.
+        """
+        ...
+
+
+class RunSignals(Protocol):
+    """What the worker knows about the run from outside the loop."""
+
+    @property
+    def cancel_requested(self) -> bool:
+        """A cancel was seen (verdict, heartbeat reply or claim)."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """The worker is shutting down: end at the next step's end by releasing the run."""
+        ...
+
+    def may_start_effect(self) -> bool:
+        """Whether the lease has enough left to start something that changes the world."""
+        ...
+
+
+class ProgressSink(Protocol):
+    """Where progress goes (the run's private Realtime topic). Must return at once and never raise."""
+
+    def __call__(self, event: str, payload: Mapping[str, Any]) -> None: ...
+
+
+UserClientFactory = Callable[[UUID, str | None], Awaitable[Any]]
+"""(user_id, tenant_id) → a supabase ``AsyncClient`` that acts as that user by a short-lived JWT."""
