@@ -49,14 +49,14 @@ def place() -> Placement:
     return Placement(binaries, user)
 
 
-def new_data_folder(placement: Placement, wanted: Path) -> Path:
-    """Create an empty, private folder for database files: the wanted one, or one that PostgreSQL's user can reach."""
+def choose_data_folder(placement: Placement, wanted: Path) -> Path:
+    """Where the database files should be: as wanted, or else where PostgreSQL's user can reach them."""
     wanted = wanted.absolute()
-    if placement.user is not None and not _can_enter(placement.user, wanted.parent):
-        wanted = Path(tempfile.mkdtemp(prefix="runhold-postgres-", dir=SHARED_FOLDER))
-    wanted.mkdir(mode=0o700, exist_ok=True)
-    placement.owned(wanted)
-    return wanted
+    if placement.user is None or _can_enter(placement.user, wanted.parent):
+        return wanted
+    reachable = Path(tempfile.mkdtemp(prefix="runhold-", dir=SHARED_FOLDER))
+    placement.owned(reachable)
+    return reachable / wanted.name
 
 
 def check_data_folder(placement: Placement, data: Path) -> None:
@@ -66,7 +66,7 @@ def check_data_folder(placement: Placement, data: Path) -> None:
         found = (data / "PG_VERSION").read_text().strip()
         owner = data.stat().st_uid
     except FileNotFoundError:
-        raise DataFolderUnusable(f"{data} holds no database any more; delete the stack's folder to begin anew.") from None
+        raise DataFolderUnusable(f"{data} holds no PostgreSQL database; delete it to begin anew.") from None
     except PermissionError:
         raise DataFolderUnusable(f"{data} belongs to another user; start the stack as that user.") from None
     if found != major:

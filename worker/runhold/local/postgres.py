@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,20 +54,25 @@ class PostgresServer:
 
 
 async def create_database_files(placement: Placement, data: Path, password: str, *, sync: bool) -> None:
-    """Run initdb in an empty folder of PostgreSQL's user. What it leaves after a failure is removed.
+    """Create the database files: `data` appears whole or not at all, even if this process is killed.
 
-    `sync`: whether to wait until the files are safe on disk.
+    `sync`: whether to wait until the files are safe on disk. Raises StackError with initdb's last word.
     """
+    making = data.with_name(f"{data.name}.new")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(mode=0o700)
+    placement.owned(making)
     # The password file must be readable by PostgreSQL's user, so it is beside the data and not in the stack's folder.
     password_file = data.with_name(f"{data.name}.password")
-    handle = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    password_file.unlink(missing_ok=True)
+    handle = os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "w") as file:
             file.write(password)
         placement.owned(password_file)
         process = await asyncio.create_subprocess_exec(
             str(placement.binaries / "initdb"),
-            *("-D", str(data), "-U", SUPERUSER, "--pwfile", str(password_file)),
+            *("-D", str(making), "-U", SUPERUSER, "--pwfile", str(password_file)),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--no-instructions"),
             # Not the machine's locale: the same order of text everywhere, and no locale needs to be installed.
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -77,7 +81,7 @@ async def create_database_files(placement: Placement, data: Path, password: str,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=environment(),
-            cwd=data,
+            cwd=making,
             start_new_session=True,
             **_as_user(placement),
         )
@@ -85,9 +89,10 @@ async def create_database_files(placement: Placement, data: Path, password: str,
     finally:
         password_file.unlink(missing_ok=True)
     if process.returncode != 0:
-        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)
         lines = output.decode(errors="replace").strip().splitlines()
         raise StackError(f"initdb could not create the database: {lines[-1] if lines else 'it said nothing'}")
+    making.rename(data)
 
 
 async def start_postgres(
@@ -144,7 +149,3 @@ def _as_user(placement: Placement) -> dict[str, object]:
         return {}
     return {"user": placement.user[0], "group": placement.user[1], "extra_groups": []}
 
-
-def temporary_folder() -> Path:
-    """A folder for a stack of tests, gone with its content when the test removes it."""
-    return Path(tempfile.mkdtemp(prefix="runhold-"))

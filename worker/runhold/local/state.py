@@ -19,6 +19,8 @@ from runhold.local.errors import StackError
 
 STATE_FILE = "stack.json"
 PRIVATE_FOLDER = 0o700
+ROOT_FOLDER = 0o711
+"""Root's PostgreSQL runs as another user, who must pass through to the database files, and can list nothing."""
 
 
 def _secret(prefix: str = "", characters: int = 43) -> str:
@@ -64,8 +66,9 @@ def save_state(folder: Path, state: StackState) -> None:
 
 def make_private_folder(folder: Path) -> None:
     """Create the folder for its owner only, and keep its content out of git."""
+    mode = ROOT_FOLDER if os.geteuid() == 0 else PRIVATE_FOLDER
     try:
-        folder.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        folder.mkdir(mode=mode, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise StackError(f"{folder} is a file, and the stack needs a folder of that name.") from None
     except PermissionError as error:

@@ -1,0 +1,40 @@
+"""A local stack for tests of every kind: it lives in a thread with an event loop of its own.
+
+So it serves synchronous tests, and asynchronous ones whose event loop changes from test to test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runhold.local.stack import LocalStack, StackOptions
+
+
+@contextmanager
+def running_stack(*, api: bool = True, realtime: bool = True) -> Iterator[LocalStack]:
+    """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="runhold-test-"))
+    folder.chmod(0o755)  # so that the database files can be beside the rest also when root runs the tests
+    options = StackOptions(
+        folder=folder / "stack", port=0, api=api, realtime=realtime, seed=False, durable=False
+    )
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="local stack", daemon=True)
+    thread.start()
+    try:
+        stack = asyncio.run_coroutine_threadsafe(LocalStack.start(options), loop).result()
+        try:
+            yield stack
+        finally:
+            asyncio.run_coroutine_threadsafe(stack.stop(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+        shutil.rmtree(folder)

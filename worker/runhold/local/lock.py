@@ -1,0 +1,94 @@
+"""One living stack per folder, and a record of the one that lives.
+
+The lock is the kernel's: it goes with the process that holds it, so a stack that was killed leaves nothing to clean up.
+`running.json` says who holds the lock; without a held lock it is a fossil and ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from runhold.local.errors import StackAlreadyRunning
+from runhold.local.state import read_object, write_private
+
+LOCK_FILE = "lock"
+RUNNING_FILE = "running.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningStack:
+    """Who holds a folder. `pid` is the supervisor's; `url` is empty until the API is ready."""
+
+    pid: int
+    url: str
+    database_url: str
+    superuser_url: str
+
+
+class FolderLock:
+    """Held from the first to the last moment of a stack."""
+
+    def __init__(self, folder: Path, handle: int) -> None:
+        self._folder = folder
+        self._handle = handle
+
+    @classmethod
+    def acquire(cls, folder: Path) -> FolderLock:
+        """Take the folder. Raises StackAlreadyRunning, saying who has it."""
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise StackAlreadyRunning(_describe(folder)) from None
+        (folder / RUNNING_FILE).unlink(missing_ok=True)
+        return cls(folder, handle)
+
+    def announce(self, running: RunningStack) -> None:
+        """Tell others how to reach this stack."""
+        write_private(self._folder / RUNNING_FILE, dataclasses.asdict(running))
+
+    def release(self) -> None:
+        """Give the folder back. Releasing twice is harmless."""
+        if self._handle >= 0:
+            (self._folder / RUNNING_FILE).unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = -1
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a living stack has the folder."""
+    try:
+        handle = os.open(folder / LOCK_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        # Shared, so that two who ask at once do not take each other for a stack.
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def find_running(folder: Path) -> RunningStack | None:
+    """The living stack of the folder; None if there is none, or it is only just starting."""
+    if not is_held(folder):
+        return None
+    try:
+        return RunningStack(**read_object(folder / RUNNING_FILE))  # pyright: ignore[reportArgumentType]
+    except FileNotFoundError:
+        return None
+
+
+def _describe(folder: Path) -> str:
+    running = find_running(folder)
+    if running is None:
+        return f"Another process is starting or stopping the stack of {folder} right now; try again in a moment."
+    at = running.url or running.database_url.rpartition("@")[2]
+    return f"The stack of {folder} is already running at {at} (process {running.pid})."

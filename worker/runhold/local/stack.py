@@ -1,0 +1,235 @@
+"""The local stack as one object: started whole, watched, stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from runhold.local.api import start_api
+from runhold.local.bootstrap import bootstrap
+from runhold.local.child import Child
+from runhold.local.errors import StackError
+from runhold.local.lock import FolderLock, RunningStack
+from runhold.local.migrations import apply_project
+from runhold.local.placement import Placement, check_data_folder, choose_data_folder, place
+from runhold.local.ports import require_free
+from runhold.local.postgres import SUPERUSER, PostgresServer, create_database_files, start_postgres
+from runhold.local.project import Migration, find_project
+from runhold.local.realtime_child import start_realtime
+from runhold.local.state import StackState, load_state, make_private_folder, save_state
+
+DEFAULT_PORT = 54321
+"""The API's, as in Supabase's own local stack."""
+
+DEFAULT_DATABASE_PORT = 54322
+"""PostgreSQL's, likewise; another free one is taken if it is in use."""
+
+MIGRATION_ROLE = "postgres"
+API_ROLE = "authenticator"
+AUTH_ROLE = "supabase_auth_admin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """What to start.
+
+    `folder`: keys, logs and database files; created if absent. `project`: the folder whose `supabase/` is applied.
+    `port`: of the API on loopback, 0 for any free one. `api`, `realtime`: whether these parts run; clients reach Realtime
+    through the API. `seed`: whether a new database gets the seed. `durable`: False makes PostgreSQL skip fsync: faster,
+    and a crash of the machine loses the database; for tests. `postgres_settings` are added to the server's command line.
+    """
+
+    folder: Path = Path(".runhold")
+    project: Path = Path()
+    port: int = DEFAULT_PORT
+    api: bool = True
+    realtime: bool = True
+    seed: bool = True
+    durable: bool = True
+    postgres_settings: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class LocalStack:
+    """A running stack. Its programs end with this process, however that ends.
+
+    `applied`: the migrations that this start applied.
+    """
+
+    def __init__(self, options: StackOptions, folder: Path, lock: FolderLock) -> None:
+        self.options = options
+        self.folder = folder
+        self.applied: list[Migration] = []
+        self._lock = lock
+        self._children: list[Child] = []
+        self._state: StackState | None = None
+        self._postgres: PostgresServer | None = None
+        self._url = ""
+
+    @classmethod
+    async def start(cls, options: StackOptions | None = None) -> LocalStack:
+        """Start everything and apply what is not applied yet. If anything fails, nothing is left running.
+
+        Raises subclasses of StackError, whose text is one sentence for the user.
+        """
+        options = options or StackOptions()
+        folder = options.folder.absolute()
+        make_private_folder(folder)
+        stack = cls(options, folder, FolderLock.acquire(folder))
+        try:
+            await stack._start()
+        except BaseException:
+            await stack.stop()
+            raise
+        return stack
+
+    async def _start(self) -> None:
+        if self.options.api:
+            require_free(self.options.port)
+        logs = self.folder / "logs"
+        logs.mkdir(mode=0o700, exist_ok=True)
+        placement = place()
+        state = self._state = await self._prepare(placement)
+        unsafe = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+        postgres = self._postgres = await start_postgres(
+            placement,
+            Path(state.data),
+            log=logs / "postgres.log",
+            password=state.database_password,
+            preferred_port=state.database_port or DEFAULT_DATABASE_PORT,
+            settings={**({} if self.options.durable else unsafe), **self.options.postgres_settings},
+        )
+        self._children.append(postgres.child)
+        if postgres.port != state.database_port:
+            state = self._state = dataclasses.replace(state, database_port=postgres.port)
+            save_state(self.folder, state)
+        await bootstrap(self.superuser_url, state.database_password)
+        project = find_project(self.options.project)
+        self.applied = await apply_project(self.database_url, project, seed=self.options.seed)
+        realtime_url = None
+        if self.options.realtime:
+            child, realtime_url = await start_realtime(
+                log=logs / "realtime.log", superuser_url=self.superuser_url, state=state
+            )
+            self._children.append(child)
+        if self.options.api:
+            child, self._url = await start_api(
+                log=logs / "api.log",
+                port=self.options.port,
+                rest_url=postgres.url(API_ROLE),
+                auth_url=postgres.url(AUTH_ROLE),
+                realtime_url=realtime_url,
+                state=state,
+            )
+            self._children.append(child)
+        self._lock.announce(
+            RunningStack(
+                pid=os.getpid(), url=self._url, database_url=self.database_url, superuser_url=self.superuser_url
+            )
+        )
+
+    async def _prepare(self, placement: Placement) -> StackState:
+        """The folder's state and its database files, both made now if they are not there."""
+        state = load_state(self.folder)
+        if state is None:
+            data = choose_data_folder(placement, self.folder / "postgres")
+            state = StackState(data=str(data))
+            save_state(self.folder, state)
+        data = Path(state.data)
+        if not data.exists():
+            if not data.parent.exists():  # it was in a folder for temporary files, and somebody tidied up
+                data = choose_data_folder(placement, self.folder / "postgres")
+                state = dataclasses.replace(state, data=str(data))
+                save_state(self.folder, state)
+            await create_database_files(placement, data, state.database_password, sync=self.options.durable)
+        check_data_folder(placement, data)
+        return state
+
+    @property
+    def url(self) -> str:
+        """The origin of the API, `http://127.0.0.1:PORT`. Raises StackError if the stack was started without it."""
+        if not self._url:
+            raise StackError("This stack was started without its API.")
+        return self._url
+
+    @property
+    def publishable_key(self) -> str:
+        """For browsers: requests run as anon, or as the signed-in user."""
+        return self._kept.publishable_key
+
+    @property
+    def secret_key(self) -> str:
+        """For servers: requests run as service_role, which bypasses RLS."""
+        return self._kept.secret_key
+
+    @property
+    def jwt_secret(self) -> str:
+        """Signs the tokens of users (HS256)."""
+        return self._kept.jwt_secret
+
+    @property
+    def database_url(self) -> str:
+        """Of role postgres, which owns the project's tables and is not a superuser."""
+        return self._server.url(MIGRATION_ROLE)
+
+    @property
+    def superuser_url(self) -> str:
+        """Of role supabase_admin, whom users of a hosted project never get to be."""
+        return self._server.url(SUPERUSER)
+
+    @property
+    def _kept(self) -> StackState:
+        assert self._state is not None, "a started stack has its state"
+        return self._state
+
+    @property
+    def _server(self) -> PostgresServer:
+        assert self._postgres is not None, "a started stack has its server"
+        return self._postgres
+
+    def env(self) -> dict[str, str]:
+        """The variables that workers, examples and clients read."""
+        return environment_of(self._kept, self._url, self.database_url)
+
+    async def wait(self) -> None:
+        """Wait for as long as every part runs; raises ChildEnded, with the last lines of its log, when one ends."""
+        watching = [asyncio.create_task(child.ended(), name=child.spec.name) for child in self._children]
+        try:
+            done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+            raise done.pop().result()
+        finally:
+            for task in watching:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """Stop the API, then Realtime (whose feed must end before its server), then PostgreSQL. Twice is harmless."""
+        try:
+            while self._children:
+                await self._children[-1].stop()
+                self._children.pop()
+        finally:
+            self._lock.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def environment_of(state: StackState, url: str, database_url: str) -> dict[str, str]:
+    """The variables that describe a stack. SUPABASE_URL is absent if its API does not run."""
+    return {
+        **({"SUPABASE_URL": url} if url else {}),
+        "SUPABASE_PUBLISHABLE_KEY": state.publishable_key,
+        "SUPABASE_SECRET_KEY": state.secret_key,
+        "SUPABASE_JWT_SECRET": state.jwt_secret,
+        "DATABASE_URL": database_url,
+    }
