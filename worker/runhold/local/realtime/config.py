@@ -14,10 +14,10 @@ from runhold.local.realtime.errors import RealtimeStartError
 class RealtimeConfig:
     """What the server needs to know. Secrets stay out of `repr`.
 
-    `database_url`: libpq URL or key/value string of a role that is superuser, or has REPLICATION and is a member of
-    the API roles. `jwt_secret`: shared secret of HS256/384/512 tokens. `publishable_key` and `secret_key`: the opaque
-    API keys, standing for the roles anon and service_role. `host`, `port`: where to listen; port 0 = any free one.
-    `clock`: seconds since 1970, read for token expiry only.
+    `database_url`: libpq URL or key/value string of a role that is superuser, or has REPLICATION and is a
+    member of the API roles. `jwt_secret`: shared secret of HS256/384/512 tokens. `publishable_key` and
+    `secret_key`: the opaque API keys, standing for the roles anon and service_role. `host`, `port`: where to
+    listen; port 0 = any free one. `clock`: seconds since 1970, read for token expiry only.
 
     Raises RealtimeStartError naming the field that cannot be used.
     """
@@ -35,7 +35,9 @@ class RealtimeConfig:
             if not getattr(self, name):
                 raise RealtimeStartError(f"{name} is empty: set it")
         if self.publishable_key == self.secret_key:
-            raise RealtimeStartError("publishable_key and secret_key are equal: give the secret one its own value")
+            raise RealtimeStartError(
+                "publishable_key and secret_key are equal: give the secret one its own value"
+            )
         if not 0 <= self.port <= 65535:
             raise RealtimeStartError(f"port is {self.port}: use 0 (any free one) to 65535")
         try:

@@ -27,8 +27,8 @@ class FrameError(RealtimeError):
 class TokenError(RealtimeError):
     """A key or JWT that is refused.
 
-    `code` and `text` are what a channel join answers (`<code>: <text>`). `handshake_text` is what a refused upgrade
-    answers: the same, without the seconds since expiry.
+    `code` and `text` are what a channel join answers (`<code>: <text>`). `handshake_text` is what a refused
+    upgrade answers: the same, without the seconds since expiry.
     """
 
     def __init__(self, code: str, text: str, *, handshake_text: str | None = None) -> None:

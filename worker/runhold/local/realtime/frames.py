@@ -28,8 +28,8 @@ class Broadcast:
     """One broadcast message on its way to the members of a topic.
 
     `text`: the JSON text of the whole `broadcast` payload, exactly as it will be sent; None for raw bytes.
-    `raw`: the bytes of a binary broadcast, which only 2.0.0 sockets can receive. `message_id`: id of the row in
-    `realtime.messages` for messages that came from the database.
+    `raw`: the bytes of a binary broadcast, which only 2.0.0 sockets can receive. `message_id`: id of the row
+    in `realtime.messages` for messages that came from the database.
     """
 
     event: str
@@ -69,7 +69,9 @@ class Incoming:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outgoing:
-    """One frame to a client. `payload` is JSON text, so that values of Postgres reach the client digit for digit."""
+    """One frame to a client. `payload` is JSON text, so that values of Postgres reach the client digit for
+    digit.
+    """
 
     topic: str
     event: str
@@ -142,7 +144,7 @@ def encode(version: Version, frame: Outgoing) -> str:
 
 
 def encode_broadcast(version: Version, topic: str, message: Broadcast) -> str | bytes | None:
-    """Encode a broadcast. None = this client cannot receive it: raw bytes on 1.0.0, or names over 255 bytes."""
+    """Encode a broadcast. None = the client cannot get it: raw bytes on 1.0.0, or names over 255 bytes."""
     if message.text is not None:
         return encode(version, Outgoing(topic=topic, event="broadcast", payload=message.text))
     if version is Version.V1:

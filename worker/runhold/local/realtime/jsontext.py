@@ -1,22 +1,22 @@
 """Strict JSON in and out.
 
-Python's `json` reads and writes NaN and Infinity, which no other JSON parser accepts; a frame holding one would
-break the clients it is relayed to.
+Python's `json` reads and writes NaN and Infinity, which no other JSON parser accepts; a frame holding one
+would break the clients it is relayed to.
 """
 
 import json
 import math
 from typing import TypeAlias, cast
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = "dict[str, Json]"
 
 
 def loads(text: str | bytes) -> Json:
     """Parse one JSON document.
 
-    Raises `ValueError` for anything that is not standard JSON: NaN, Infinity, numbers beyond a double, bad UTF-8,
-    nesting too deep to parse.
+    Raises `ValueError` for anything that is not standard JSON: NaN, Infinity, numbers beyond a double, bad
+    UTF-8, nesting too deep to parse.
     """
     try:
         return cast("Json", json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float))

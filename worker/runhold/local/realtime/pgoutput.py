@@ -17,7 +17,7 @@ class Unchanged(Enum):
 
 
 UNCHANGED = Unchanged.UNCHANGED
-Value: TypeAlias = str | None | Unchanged
+Value: TypeAlias = str | Unchanged | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +34,8 @@ class Column:
 class Relation:
     """A table as it was when the change was written. `identity`: d(efault), n(othing), f(ull), i(ndex).
 
-    Postgres sends a new one after every DDL on the table, so identity of the object marks one shape of the table.
+    Postgres sends a new one after every DDL on the table, so identity of the object marks one shape of the
+    table.
     """
 
     oid: int
@@ -60,7 +61,9 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transaction:
-    """One committed transaction. `xid`: 32 bits, without epoch. `committed_us`: microseconds since 2000-01-01 UTC."""
+    """One committed transaction. `xid`: 32 bits, without epoch. `committed_us`: microseconds since 2000-01-01
+    UTC.
+    """
 
     xid: int
     committed_us: int
@@ -77,7 +80,9 @@ class Decoder:
         self._changes: list[Change] = []
 
     def feed(self, message: memoryview) -> Transaction | None:
-        """Take one message; answers the whole transaction at its commit. Raises FeedEnded for what it cannot read."""
+        """Take one message; answers the whole transaction at its commit. Raises FeedEnded for what it cannot
+        read.
+        """
         reader = _Reader(message)
         kind = reader.char()
         match kind:
@@ -92,9 +97,7 @@ class Decoder:
             case "C":
                 _flags, _lsn, end_lsn, committed_us = reader.unpack("!bqqq")
                 changes, self._changes = self._changes, []
-                return Transaction(
-                    xid=self._xid, committed_us=committed_us, end_lsn=end_lsn, changes=changes
-                )
+                return Transaction(xid=self._xid, committed_us=committed_us, end_lsn=end_lsn, changes=changes)
             case "T" | "Y" | "O" | "M":
                 pass  # truncate, type, origin, message: nothing a client is told about
             case _:
@@ -121,12 +124,17 @@ class Decoder:
         row = reader.row(relation.columns)
         if kind == "I":
             return Change(relation=relation, kind="INSERT", new=_known(row), old={})
-        new = _known({name: old.get(name, UNCHANGED) if value is UNCHANGED else value for name, value in row.items()})
+        new = _known(
+            {name: old.get(name, UNCHANGED) if value is UNCHANGED else value for name, value in row.items()}
+        )
         if not old and relation.identity != "n":
             # No old tuple means the key did not change, so the new row has it.
             keys = [column.name for column in relation.columns if column.in_identity]
             return Change(
-                relation=relation, kind="UPDATE", new=new, old={name: new[name] for name in keys if name in new}
+                relation=relation,
+                kind="UPDATE",
+                new=new,
+                old={name: new[name] for name in keys if name in new},
             )
         return Change(relation=relation, kind="UPDATE", new=new, old=_known(old))
 

@@ -13,7 +13,8 @@ from runhold.local.realtime.jsontext import JsonObject
 OPAQUE_KEY_PREFIX = "sb_"
 
 _ALGORITHMS = ["HS256", "HS384", "HS512"]
-# The signature is checked by PyJWT; role and exp below. `aud`, `iat`, `nbf` and the rest are not part of the protocol.
+# The signature is checked by PyJWT; role and exp below. `aud`, `iat`, `nbf` and the rest are not part of the
+# protocol.
 _SIGNATURE_ONLY = {
     "verify_signature": True,
     "verify_exp": False,
@@ -30,8 +31,9 @@ _SIGNATURE_ONLY = {
 class Claims:
     """Verified claims of one caller.
 
-    `role`: the database role to act as. `subject`: claim `sub`, empty if absent. `expires_at`: seconds since 1970,
-    None for opaque keys, which never expire. `text`: all claims as JSON text, the `request.jwt.claims` of policies.
+    `role`: the database role to act as. `subject`: claim `sub`, empty if absent. `expires_at`: seconds since
+    1970, None for opaque keys, which never expire. `text`: all claims as JSON text, the `request.jwt.claims`
+    of policies.
     """
 
     role: str
@@ -43,7 +45,9 @@ class Claims:
 class Keyring:
     """Verifies what callers present: the project's two opaque keys, or JWTs signed with its secret."""
 
-    def __init__(self, *, jwt_secret: str, publishable_key: str, secret_key: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, *, jwt_secret: str, publishable_key: str, secret_key: str, clock: Callable[[], float]
+    ) -> None:
         self._jwt_secret = jwt_secret
         self._clock = clock
         self._opaque = {
@@ -64,10 +68,16 @@ class Keyring:
             raise TokenError("MalformedJWT", "The token provided is not a valid JWT") from exc
         claims = cast("JsonObject", decoded)
         role, expires_at, subject = claims.get("role"), claims.get("exp"), claims.get("sub")
-        if not isinstance(role, str) or isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        if (
+            not isinstance(role, str)
+            or isinstance(expires_at, bool)
+            or not isinstance(expires_at, int | float)
+        ):
             raise TokenError("InvalidJWTToken", "Fields `role` and `exp` are required in JWT")
         if expires_at <= self._clock():
-            raise TokenError("InvalidJWTToken", self.expired_text(expires_at), handshake_text="Token has expired")
+            raise TokenError(
+                "InvalidJWTToken", self.expired_text(expires_at), handshake_text="Token has expired"
+            )
         return Claims(
             role=role,
             subject=subject if isinstance(subject, str) else "",

@@ -1,0 +1,42 @@
+"""Broadcast groups: who is on a topic, and sending to all of them."""
+
+from typing import Protocol, TypeAlias
+
+from runhold.local.realtime.frames import Broadcast
+
+# Topic without prefix, and whether it is private: public and private channels of one name never hear each
+# other.
+Group: TypeAlias = tuple[str, bool]
+
+
+class Member(Protocol):
+    """A joined channel, as the hub sees it."""
+
+    def receive(self, message: Broadcast) -> None:
+        """Send the message to the client, if it may read broadcasts."""
+        ...
+
+
+class Hub:
+    """All members of all groups."""
+
+    def __init__(self) -> None:
+        # Dictionaries as ordered sets: members are served in the order of their joins.
+        self._members: dict[Group, dict[Member, None]] = {}
+
+    def join(self, group: Group, member: Member) -> None:
+        """Start to receive what is published to the group."""
+        self._members.setdefault(group, {})[member] = None
+
+    def leave(self, group: Group, member: Member) -> None:
+        """Stop receiving. Harmless if it never joined."""
+        members = self._members.get(group, {})
+        members.pop(member, None)
+        if not members:
+            self._members.pop(group, None)
+
+    def publish(self, group: Group, message: Broadcast, *, without: Member | None = None) -> None:
+        """Hand the message to every member, except the one that sent it."""
+        for member in list(self._members.get(group, ())):
+            if member is not without:
+                member.receive(message)
