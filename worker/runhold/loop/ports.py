@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
+
+from runhold.agents.tool import (
+    Effect as Effect,
+)  # the words of the log are those that tools are declared with
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient
 
 Json = Any  # values are validated where they enter (store, models), not again here
 JsonObject = dict[str, Any]
 
-Effect = Literal["read", "idempotent", "unsafe"]
 CallStatus = Literal["pending", "awaiting_review", "running", "succeeded", "failed", "rejected", "unknown"]
 ReviewKind = Literal["approval", "unknown_outcome", "question"]
 ReviewStatus = Literal["pending", "approved", "rejected", "expired", "cancelled"]
@@ -311,5 +317,10 @@ class ProgressSink(Protocol):
     def __call__(self, event: str, payload: Mapping[str, Any]) -> None: ...
 
 
-UserClientFactory = Callable[[UUID, str | None], Awaitable[Any]]
-"""(user_id, tenant_id) → a supabase ``AsyncClient`` that acts as that user by a short-lived JWT."""
+UserClientFactory = Callable[[UUID, "str | None"], "AsyncClient"]
+"""(user_id, tenant_id) → a client that acts as that user by a short-lived JWT: what ``ctx.supabase`` is.
+
+Called at most once per tool call, in the event loop or in a tool's thread.
+
+:raises ConfigError: the worker has no signing key to act as a user with.
+"""
