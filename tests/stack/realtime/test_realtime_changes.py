@@ -45,6 +45,9 @@ async def test_row_security_sends_inserts_to_the_owner_only_and_deletes_to_all(
     await subscribe(await client(token=stack.token(sub=two)), name, second, table=name)
     await database.run(f"insert into {name} values (1, '{one}')")
     await database.run(f"insert into {name} values (2, '{two}')")
+    # The check reads the row as it is: it must not be gone before it was sent.
+    await first.count(1)
+    await second.count(1)
     await database.run(f"delete from {name} where id = 1")
     assert [item["data"].get("record") for item in await first.count(2)] == [{"id": 1, "owner": one}, None]
     assert [item["data"].get("record") for item in await second.count(2)] == [{"id": 2, "owner": two}, None]
