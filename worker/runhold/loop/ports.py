@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
@@ -44,7 +45,8 @@ class Usage:
 class ModelReply:
     """One assistant message as the provider returned it.
 
-    :ivar message: ``{"role": "assistant", "content": …, "tool_calls": […]}``; arguments stay the exact string.
+    :ivar message: ``{"role": "assistant", "content": …, "tool_calls": […]}``; arguments stay the exact
+        string.
     :ivar finish_reason: ``stop``, ``tool_calls``, ``length``, ``content_filter`` or None.
     :ivar usage: None when the provider reported none.
     """
@@ -60,7 +62,7 @@ class ChatModel(Protocol):
     async def complete(
         self, body: JsonObject, *, timeout_s: float, on_text: Callable[[str], None] | None = None
     ) -> ModelReply:
-        """Send ``body`` (without ``stream``) and return the answer within ``timeout_s`` seconds, retries included.
+        """Send ``body`` (without ``stream``); return the answer within ``timeout_s`` seconds, retries included.
 
         ``on_text`` receives pieces of text as they arrive; given, the client streams.
 
@@ -180,7 +182,12 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenReview:
-    """Ask a person about the call at (step_number, position)."""
+    """Ask a person about the call at (step_number, position).
+
+    Mostly the call is new and comes in the same entry as ``awaiting_review``. A stored call may be asked
+    about (again), too: one that is ``pending``, or one that was taken and is ``running``, of which the loop
+    vouches that it has not started. The database puts such a call (back) to ``awaiting_review``.
+    """
 
     step_number: int
     position: int
@@ -203,8 +210,8 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Start:
-    """Set a stored call to ``running`` before its effect: a fresh attempt of an ungated call, or, for a call that
-    awaits review, *taking* it: the approval is used up and the verdict carries the arguments to run."""
+    """Set a stored call to ``running`` before its effect: a fresh attempt of an ungated call, or, for a call
+    that awaits review, *taking* it: the approval is used up and the verdict carries the arguments to run."""
 
     step_number: int
     position: int
@@ -214,8 +221,8 @@ class Start:
 class Transition:
     """How the run leaves this worker.
 
-    ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``, ``cancelled``
-    (detail), ``pending`` (reason, delay_ms; never counted as an attempt).
+    ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``,
+    ``cancelled`` (detail), ``pending`` (reason, delay_ms; never counted as an attempt).
     """
 
     to: Literal["completed", "failed", "awaiting_review", "cancelled", "pending"]
@@ -264,10 +271,10 @@ VerdictKind = Literal["ok", "stop", "continue", "fenced"]
 class Verdict:
     """The database's answer to an :class:`Entry`.
 
-    ``ok``: all of it is durable. ``stop``: what happened is durable, intents and transition are not; end the run
-    with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: the pause found no open review: keep the
-    slot and go on with ``calls`` and ``reviews``, which are the run's present ones. ``fenced``: this run belongs to
-    someone else now: stop without another word.
+    ``ok``: all of it is durable. ``stop``: what happened is durable, intents and transition are not; end the
+    run with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: the pause found no open
+    review: keep the slot and go on with ``calls`` and ``reviews``, which are the run's present ones.
+    ``fenced``: this run belongs to someone else now: stop without another word.
     """
 
     kind: VerdictKind
@@ -284,7 +291,7 @@ class RunLog(Protocol):
     """One claimed run's way to the database. Entries become durable in the order they were appended."""
 
     def append(self, entry: Entry) -> Awaitable[Verdict]:
-        """Queue ``entry`` and return at once; await the answer to know that it, and all before it, is durable.
+        """Queue ``entry`` and return at once; its answer says that it, and all before it, is durable.
 
         The answer never needs to be awaited. Answers arrive in order.
 
@@ -310,11 +317,43 @@ class RunSignals(Protocol):
         """Whether the lease has enough left to start something that changes the world."""
         ...
 
+    async def wait_for_cancel(self) -> None:
+        """Return once ``cancel_requested`` is true (it interrupts the model's call); until then, wait.
+
+        A run that is *lost* is ended by cancelling the task that runs it: it then writes nothing more.
+        """
+        ...
+
 
 class ProgressSink(Protocol):
-    """Where progress goes (the run's private Realtime topic). Must return at once and never raise."""
+    """Where progress goes (the run's private Realtime topic). Must return at once and never raise.
+
+    Events: ``step`` {step, tokens}; ``tool`` {step, position, name, status}; ``text`` {step, text}: a piece
+    of the answer as it arrives; ``custom`` {step, event, payload}: what a tool emitted.
+    """
+
+    @property
+    def wants_text(self) -> bool:
+        """Whether somebody watches, so that the model's answer is worth streaming."""
+        ...
 
     def __call__(self, event: str, payload: Mapping[str, Any]) -> None: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can move it."""
+
+    def monotonic(self) -> float:
+        """Seconds that only ever grow."""
+        ...
+
+    def now(self) -> datetime:
+        """The time of day, in UTC."""
+        ...
+
+
+PriceFunction = Callable[[str, Usage], Decimal | float]
+"""(model, usage) → US dollars; 0 for a model without a price. Linear in the tokens."""
 
 
 UserClientFactory = Callable[[UUID, "str | None"], "AsyncClient"]
