@@ -1,0 +1,80 @@
+-- Runhold: production AI agents on Supabase. The model, in words:
+--
+-- An *execution* (a run) is one row of agent_executions, inserted by a signed-in user. Its *agent type* names which
+-- agent works on it. A *worker* claims it: the row gets the worker's id and a *fence*, a number that grows with every
+-- claim, so that whoever lost the run can no longer write to it.
+--
+-- The worker lets a model work through tools. Each answer of the model is a *step*, each tool that it asks for a *tool
+-- call*. Steps and calls are append-only: together with the agent's *definition* they are the log from which every
+-- request to the model can be rebuilt. There is no other state to lose.
+--
+-- A call that needs a person is stored before anything happens; a *review* row asks the question, the run goes to
+-- awaiting_review and holds nothing. A *reviewer* updates that row; a trigger checks whether it may still be decided,
+-- writes the decision down and puts the run back in the queue. The approval is used once, for exactly what was seen.
+--
+-- A worker holds one *lease*, renewed by its heartbeat, however many runs it has. When it ends, anybody's *sweep* gives
+-- the runs back to the queue: calls that may have happened become *unknown* and ask a person.
+--
+--   schema public   what clients reach: tables under RLS, and thin functions (security invoker)
+--   schema runhold  never exposed: reviewers, settings, the bodies of functions, triggers
+--
+-- Refusals use our own SQLSTATEs, RH001…: docs/reference/errors.md. States and who may change them:
+-- 20261122000400_state_machine.sql.
+
+create schema if not exists runhold;
+revoke all on schema runhold from public;
+
+comment on schema runhold is 'Runhold''s inner parts: never expose this schema through the API.';
+
+-- Workers compare this with what they were built for. Raised by every migration that they must know of.
+create function runhold.schema_version() returns integer
+language sql immutable parallel safe set search_path = ''
+return 1;
+
+-- Every clock read goes through here, so that tests can move time: set runhold.now = '2027-01-01'.
+create function runhold.now() returns timestamptz
+language sql stable parallel safe set search_path = ''
+return coalesce(nullif(current_setting('runhold.now', true), '')::timestamptz, pg_catalog.now());
+
+-- What a project may set, by SQL:  update runhold.settings set value = '{app_metadata,org}' where name = 'tenant_claim';
+create table runhold.settings (
+  name text primary key,
+  value text not null,
+  description text not null
+);
+
+insert into runhold.settings (name, value, description) values
+  ('tenant_claim', '{app_metadata,tenant_id}', 'path of the tenant''s id in the user''s JWT; null without');
+
+create function runhold.setting(p_name text) returns text
+language sql stable security definer set search_path = ''
+return (select s.value from runhold.settings s where s.name = p_name);
+
+-- The role that the request runs as. current_user is the owner inside a definer function; the role setting is not.
+create function runhold.caller_is_service() returns boolean
+language sql stable set search_path = ''
+return current_setting('role') not in ('anon', 'authenticated', 'authenticator');
+
+-- Who is acting, for the audit: set by the functions of workers and of the sweep, else told from the JWT.
+create function runhold.set_actor(p_kind text, p_id uuid default null) returns void
+language sql volatile set search_path = ''
+begin atomic
+  select set_config('runhold.actor', p_kind || ':' || coalesce(p_id::text, ''), true);
+end;
+
+-- The refusal of a domain rule: one sentence, one hint that says what to do.
+create function runhold.refuse(p_code text, p_message text, p_hint text default null) returns void
+language plpgsql set search_path = ''
+as $$
+begin
+  raise exception using errcode = p_code, message = p_message, hint = coalesce(p_hint, '');
+end;
+$$;
+
+-- An object without the members that are null; what is inside the others stays (jsonb_strip_nulls reaches into it).
+create function runhold.compact(p_object jsonb) returns jsonb
+language sql immutable parallel safe set search_path = ''
+return (select coalesce(jsonb_object_agg(m.key, m.value), '{}') from jsonb_each(p_object) m where m.value <> 'null');
+
+-- Functions are executable by everybody at birth: each file that creates some in this schema ends like this one.
+revoke execute on all functions in schema runhold from public;

@@ -1,0 +1,104 @@
+-- Which agents exist (agent_types), and what each was at the time of a decision (agent_definitions).
+
+create table public.agent_definitions (
+  id uuid primary key default gen_random_uuid(),
+  hash text not null unique,
+  agent_type text not null,
+  version text not null,
+  model text not null,
+  instructions text not null,
+  tools jsonb not null default '[]',
+  params jsonb not null default '{}',
+  limits jsonb not null default '{}',
+  max_attempts integer not null default 3 check (max_attempts > 0),
+  review_ttl interval not null default interval '7 days' check (review_ttl > interval '0'),
+  created_at timestamptz not null default now(),
+  constraint tools_is_a_list check (jsonb_typeof(tools) = 'array')
+);
+
+comment on table public.agent_definitions is
+  'Insert-only: one row per distinct definition of an agent that a worker ever registered. Steps point to it.';
+
+create sequence runhold.types_version;
+
+create table public.agent_types (
+  name text primary key check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
+  -- written by workers when they register
+  description text not null default '',
+  input_schema jsonb not null default '{}',
+  definition_id uuid references public.agent_definitions,
+  -- written by operators; registration never touches these. Null means: as the definition says.
+  enabled boolean not null default true,
+  approval_tools text[] not null default '{}',
+  limits jsonb check (limits is null or jsonb_typeof(limits) = 'object'),
+  max_concurrent integer check (max_concurrent >= 0),
+  max_concurrent_per_user integer check (max_concurrent_per_user > 0),
+  max_attempts integer check (max_attempts > 0),
+  review_ttl interval check (review_ttl > interval '0'),
+  review_on_expiry text not null default 'reject' check (review_on_expiry in ('reject', 'fail', 'escalate')),
+  approvals_needed integer not null default 1 check (approvals_needed between 1 and 10),
+  allow_self_review boolean not null default false,
+  changed bigint not null default nextval('runhold.types_version')
+);
+
+comment on column public.agent_types.enabled is 'The kill switch: false refuses new runs and stops claims.';
+comment on column public.agent_types.approval_tools is 'Tools that need a person, whatever the code says.';
+comment on column public.agent_types.limits is 'Tightens the definition''s limits; can never widen them.';
+comment on column public.agent_types.changed is 'Grows with every change, so that workers see it in a heartbeat.';
+
+create index agent_types_definition_idx on public.agent_types (definition_id);
+
+create function runhold.agent_types_changed() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  new.changed := nextval('runhold.types_version');
+  return new;
+end;
+$$;
+
+create trigger agent_types_changed before update on public.agent_types
+  for each row execute function runhold.agent_types_changed();
+
+-- Limits ------------------------------------------------------------------------------------------------------------
+
+create function runhold.limit_names() returns text[]
+language sql immutable parallel safe set search_path = ''
+return array['max_steps', 'max_tokens', 'max_cost_usd', 'max_tool_calls', 'step_timeout_s', 'total_timeout_s', 'max_output_bytes'];
+
+-- The smaller of both, name by name; null is "no limit". What is no limit (on_limit, …) stays as p_base says.
+create function runhold.tighten(p_base jsonb, p_by jsonb) returns jsonb
+language sql immutable parallel safe set search_path = ''
+return case
+  when p_by is null or p_by = '{}'::jsonb then coalesce(p_base, '{}'::jsonb)
+  else coalesce(p_base, '{}'::jsonb) || coalesce((
+    select jsonb_object_agg(b.key, case
+             when jsonb_typeof(p_base -> b.key) = 'number' then least((p_base ->> b.key)::numeric, b.value::numeric)
+             else b.value::numeric end)
+    from jsonb_each_text(p_by) b
+    where b.key = any (runhold.limit_names()) and b.value is not null), '{}'::jsonb)
+end;
+
+-- What holds for runs of a type: the definition's limits, tightened by the operators'.
+create function runhold.type_limits(p_agent_type text) returns jsonb
+language sql stable security definer set search_path = ''
+return (
+  select runhold.tighten(d.limits, t.limits)
+  from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id
+  where t.name = p_agent_type);
+
+-- Rights ------------------------------------------------------------------------------------------------------------
+
+alter table public.agent_types enable row level security;
+alter table public.agent_definitions enable row level security;
+revoke all on public.agent_types, public.agent_definitions from public, anon, authenticated, service_role;
+
+grant select (name, description, input_schema, enabled) on public.agent_types to authenticated;
+grant select on public.agent_types, public.agent_definitions to service_role;
+grant update (enabled, approval_tools, limits, max_concurrent, max_concurrent_per_user, max_attempts, review_ttl,
+              review_on_expiry, approvals_needed, allow_self_review) on public.agent_types to service_role;
+
+create policy "signed-in users see which agents exist" on public.agent_types
+  for select to authenticated using (true);
+
+revoke execute on all functions in schema runhold from public;

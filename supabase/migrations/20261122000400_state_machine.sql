@@ -1,0 +1,148 @@
+-- The states of a run, who may change them, and the trail that every change leaves.
+--
+--   (insert) ──▶ pending ──claim──▶ running ──record──▶ completed
+--                  ▲ ▲ │               │ │ ├─record────▶ failed ──agent_retry──▶ pending
+--                  │ │ │ cancel        │ │ └─record────▶ cancelled
+--                  │ │ └──▶ cancelled  │ └─record, sweep (unknown outcome)─▶ awaiting_review
+--                  │ └──release, sweep─┘                                       │ │ └─cancel──▶ cancelled
+--                  └─────────the last open review is decided───────────────────┘ └─expired, stop──▶ failed
+--
+-- The trigger holds against everybody, service_role included.
+
+create function runhold.is_final(p_status text) returns boolean
+language sql immutable parallel safe set search_path = ''
+return p_status in ('completed', 'failed', 'cancelled');
+
+create function runhold.is_legal_transition(p_from text, p_to text) returns boolean
+language sql immutable parallel safe set search_path = ''
+return case p_from
+  when 'pending' then p_to in ('running', 'cancelled', 'failed')
+  when 'running' then p_to in ('completed', 'failed', 'cancelled', 'awaiting_review', 'pending')
+  when 'awaiting_review' then p_to in ('pending', 'failed', 'cancelled')
+  when 'failed' then p_to = 'pending'
+  else false
+end;
+
+create function runhold.before_status_change() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_ms bigint;
+begin
+  if not runhold.is_legal_transition(old.status, new.status) then
+    perform runhold.refuse('RH005', format('A run can not go from %s to %s.', old.status, new.status),
+      'Use agent_cancel, agent_retry or a review; states are changed by functions alone.');
+  end if;
+
+  v_ms := greatest(0, extract(epoch from runhold.now() - old.state_since) * 1000)::bigint;
+  if old.status = 'pending' then
+    new.queued_ms := old.queued_ms + v_ms;
+  elsif old.status = 'awaiting_review' then
+    new.review_ms := old.review_ms + v_ms;
+  end if;
+
+  new.state_since := runhold.now();
+  new.updated_at := runhold.now();
+  new.completed_at := case when runhold.is_final(new.status) then runhold.now() end;
+  if new.status <> 'running' then
+    new.worker_id := null;
+  end if;
+  return new;
+end;
+$$;
+
+create trigger before_status_change before update of status on public.agent_executions
+  for each row when (old.status is distinct from new.status)
+  execute function runhold.before_status_change();
+
+-- The audit ---------------------------------------------------------------------------------------------------------
+
+create table public.agent_events (
+  id bigint generated always as identity primary key,
+  execution_id uuid not null references public.agent_executions on delete cascade,
+  user_id uuid not null,
+  tenant_id text,
+  at timestamptz not null default now(),
+  actor_kind text not null check (actor_kind in ('user', 'reviewer', 'worker', 'system')),
+  actor_id uuid,
+  kind text not null,
+  data jsonb
+) with (autovacuum_vacuum_insert_scale_factor = 0.05);
+
+comment on table public.agent_events is 'Append-only, written by triggers: who changed what, and when.';
+
+create index agent_events_of_execution_idx on public.agent_events (execution_id, id);
+
+alter table public.agent_events enable row level security;
+revoke all on public.agent_events from public, anon, authenticated, service_role;
+grant select on public.agent_events to authenticated, service_role;
+create policy "users see the events of their own runs" on public.agent_events
+  for select to authenticated using (user_id = (select auth.uid()));
+
+create function runhold.write_event(
+  p_execution_id uuid, p_user_id uuid, p_tenant_id text, p_kind text, p_data jsonb default null) returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_actor text := nullif(current_setting('runhold.actor', true), '');
+  v_uid uuid := auth.uid();
+begin
+  insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
+  values (
+    p_execution_id, p_user_id, p_tenant_id, runhold.now(),
+    case when v_actor is not null then split_part(v_actor, ':', 1)
+         when v_uid is null then 'system'
+         when v_uid = p_user_id then 'user'
+         else 'reviewer' end,
+    case when v_actor is not null then nullif(split_part(v_actor, ':', 2), '')::uuid else v_uid end,
+    p_kind, p_data);
+end;
+$$;
+
+create function runhold.after_execution_insert() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform runhold.write_event(new.id, new.user_id, new.tenant_id, 'submitted', null);
+  return null;
+end;
+$$;
+
+create trigger after_execution_insert after insert on public.agent_executions
+  for each row execute function runhold.after_execution_insert();
+
+create function runhold.status_event(p_from text, p_to text) returns text
+language sql immutable parallel safe set search_path = ''
+return case p_to
+  when 'running' then 'claimed'
+  when 'awaiting_review' then 'paused'
+  when 'pending' then case p_from when 'running' then 'requeued' when 'failed' then 'retried' else 'resumed' end
+  else p_to
+end;
+
+create function runhold.after_execution_change() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if old.status is distinct from new.status then
+    perform runhold.write_event(new.id, new.user_id, new.tenant_id, runhold.status_event(old.status, new.status),
+      runhold.compact(jsonb_build_object(
+        'error', new.error,
+        'detail', case when runhold.is_final(new.status) and new.status <> 'completed' then new.error_detail end,
+        'attempt', case when new.status = 'running' then new.attempt end,
+        'wake_at', case when new.status = 'pending' then new.wake_at end,
+        'reason', case when new.status = 'pending' then nullif(current_setting('runhold.reason', true), '') end)));
+  end if;
+  if old.cancel_requested_at is null and new.cancel_requested_at is not null then
+    perform runhold.write_event(new.id, new.user_id, new.tenant_id, 'cancel_requested',
+      runhold.compact(jsonb_build_object('reason', nullif(current_setting('runhold.reason', true), ''))));
+  end if;
+  return null;
+end;
+$$;
+
+create trigger after_execution_change after update on public.agent_executions
+  for each row when (old.status is distinct from new.status or old.cancel_requested_at is distinct from new.cancel_requested_at)
+  execute function runhold.after_execution_change();
+
+revoke execute on all functions in schema runhold from public;

@@ -1,0 +1,208 @@
+-- What happens when a person updates a review.
+--
+-- Row by row, before: may this still be decided, and by this person? Then it is stamped. After the statement: the
+-- decisions are written down, the calls and, once per run, the runs moved on. All or nothing.
+--
+-- Locks: an UPDATE has locked the reviews; the runs follow, in order of their ids, each lock in a statement of its own,
+-- because the next statement must see what the holder of the lock did. Whoever holds a run never waits for a review.
+
+create function runhold.before_review_decision() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_uid uuid := auth.uid();
+begin
+  if current_setting('runhold.closing', true) = 'on' then
+    new.decided_at := runhold.now();  -- not a person: the run ended, or the sweep found that the time is up
+    return new;
+  end if;
+  if new.status not in ('approved', 'rejected') then
+    perform runhold.refuse('RH011', format('A review can not be set to %s.', quote_literal(new.status)),
+      'Set status to approved or rejected.');
+  end if;
+  if v_uid is null then
+    perform runhold.refuse('RH010', 'A decision needs a signed-in person.', 'Sign in as a reviewer; keys can not decide.');
+  end if;
+  if old.status <> 'pending' then
+    perform runhold.refuse('RH007', format('This review is already %s.', old.status), 'Reload: someone was faster.');
+  end if;
+  if old.expires_at <= runhold.now() then
+    perform runhold.refuse('RH008', format('This review expired at %s.', old.expires_at), 'The run is being told so.');
+  end if;
+  if old.user_id = v_uid and not coalesce(
+       (select t.allow_self_review from public.agent_types t where t.name = old.agent_type), false) then
+    perform runhold.refuse('RH009', 'You can not decide about your own run.',
+      'Ask another reviewer, or have an operator set agent_types.allow_self_review.');
+  end if;
+  if new.edited_input is not null and (old.kind <> 'approval' or new.status <> 'approved') then
+    perform runhold.refuse('RH011', 'edited_input belongs to an approved approval.', 'Leave edited_input out.');
+  end if;
+  if old.kind = 'unknown_outcome' and new.status = 'approved'
+     and coalesce(new.answer ->> 'outcome', '') not in ('happened', 'again') then
+    perform runhold.refuse('RH011', 'Say what is known: answer must be {"outcome": "happened", "result": …} or {"outcome": "again"}.',
+      'Set status to rejected to stop the run.');
+  end if;
+  if old.kind = 'question' and new.status = 'approved' and new.answer is null then
+    perform runhold.refuse('RH011', 'A question needs an answer.', 'Set answer together with status.');
+  end if;
+
+  new.reviewer_id := v_uid;
+  new.decided_at := runhold.now();
+  return new;
+end;
+$$;
+
+create trigger before_review_decision before update of status, edited_input, answer, comment on public.agent_reviews
+  for each row execute function runhold.before_review_decision();
+
+-- The call behind a decided review: refused calls end, answered ones too; an approved one waits to be taken.
+create function runhold.apply_decision(p_review public.agent_reviews) returns void
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if p_review.kind = 'approval' and p_review.status in ('rejected', 'expired') then
+    update public.agent_tool_calls c
+    set status = 'rejected', finished_at = runhold.now(),
+        error = case when p_review.status = 'expired' then 'Nobody decided in time.' else p_review.comment end
+    where c.id = p_review.tool_call_id and c.status = 'awaiting_review';
+  elsif p_review.kind = 'unknown_outcome' and p_review.status = 'approved' then
+    if p_review.answer ->> 'outcome' = 'happened' then
+      update public.agent_tool_calls c
+      set status = 'succeeded', finished_at = runhold.now(), error = null,
+          tool_output = coalesce(p_review.answer -> 'result', '"A person confirmed that this happened."'::jsonb)
+      where c.id = p_review.tool_call_id and c.status = 'unknown';
+      update public.agent_reviews r set used_at = runhold.now() where r.id = p_review.id;
+    else
+      -- "run it again": this very review is the fresh, single-use approval
+      update public.agent_tool_calls c set status = 'awaiting_review', error = null
+      where c.id = p_review.tool_call_id and c.status = 'unknown';
+    end if;
+  elsif p_review.kind = 'question' and p_review.status = 'approved' then
+    update public.agent_tool_calls c
+    set status = 'succeeded', finished_at = runhold.now(), tool_output = p_review.answer
+    where c.id = p_review.tool_call_id and c.status = 'awaiting_review';
+    update public.agent_reviews r set used_at = runhold.now() where r.id = p_review.id;
+  elsif p_review.kind = 'question' then
+    update public.agent_tool_calls c
+    set status = 'rejected', finished_at = runhold.now(), error = coalesce(p_review.comment, 'Nobody answered.')
+    where c.id = p_review.tool_call_id and c.status = 'awaiting_review';
+  end if;
+end;
+$$;
+
+-- Puts paused runs with nothing left to decide back into the queue. The caller holds their locks.
+create function runhold.resume_decided(p_execution_ids uuid[]) returns integer
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  update public.agent_executions x
+  set status = 'pending', attempt = 0, wake_at = null
+  where x.id = any (p_execution_ids) and x.status = 'awaiting_review'
+    and not exists (select from public.agent_reviews r where r.execution_id = x.id and r.status = 'pending');
+  get diagnostics v_count = row_count;
+  return v_count;
+end;
+$$;
+
+create function runhold.lock_executions(p_execution_ids uuid[]) returns void
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform from public.agent_executions x where x.id = any (p_execution_ids) order by x.id for no key update;
+end;
+$$;
+
+create function runhold.after_review_decisions() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_runs uuid[];
+  v_review public.agent_reviews;
+begin
+  select array_agg(distinct n.execution_id) into v_runs
+  from new_reviews n join old_reviews o using (id)
+  where n.status <> o.status and n.status in ('approved', 'rejected', 'expired');
+  if v_runs is null then
+    return null;
+  end if;
+
+  perform runhold.lock_executions(v_runs);
+
+  insert into public.agent_review_decisions
+    (review_id, execution_id, user_id, reviewer_id, decision, edited_input, answer, comment, decided_at)
+  select n.id, n.execution_id, n.user_id, n.reviewer_id, n.status, n.edited_input, n.answer, n.comment, n.decided_at
+  from new_reviews n join old_reviews o using (id)
+  where n.status <> o.status and n.status in ('approved', 'rejected')
+  order by n.id;
+
+  for v_review in
+    select n.* from new_reviews n join old_reviews o using (id)
+    where n.status <> o.status and n.status in ('approved', 'rejected', 'expired') order by n.id
+  loop
+    perform runhold.apply_decision(v_review);
+    perform runhold.write_event(v_review.execution_id, v_review.user_id, v_review.tenant_id, 'review_' || v_review.status,
+      runhold.compact(jsonb_build_object(
+        'review_id', v_review.id, 'kind', v_review.kind, 'tool_name', v_review.tool_name, 'comment', v_review.comment,
+        'edited', case when v_review.edited_input is not null then true end)));
+  end loop;
+
+  -- unknown outcome answered "stop"
+  update public.agent_executions x
+  set status = 'failed', error = 'STOPPED_BY_REVIEWER',
+      error_detail = runhold.compact(jsonb_build_object('review_id', s.id, 'tool', s.tool_name, 'comment', s.comment))
+  from (select distinct on (n.execution_id) n.* from new_reviews n join old_reviews o using (id)
+        where n.status = 'rejected' and o.status = 'pending' and n.kind = 'unknown_outcome'
+        order by n.execution_id, n.id) s
+  where x.id = s.execution_id and x.status = 'awaiting_review';
+  perform runhold.close_reviews(v_runs);
+
+  perform runhold.resume_decided(v_runs);
+  return null;
+end;
+$$;
+
+create trigger after_review_decisions after update on public.agent_reviews
+  referencing old table as old_reviews new table as new_reviews
+  for each statement execute function runhold.after_review_decisions();
+
+-- Closes what nobody needs to decide any more: reviews and waiting calls of those of the runs that have ended. Reviews
+-- that someone is deciding at this instant are left to them, and to the sweep.
+create function runhold.close_reviews(p_execution_ids uuid[]) returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_ended uuid[] := array(
+    select x.id from public.agent_executions x where x.id = any (p_execution_ids) and runhold.is_final(x.status));
+begin
+  if v_ended = '{}' then
+    return;
+  end if;
+  perform set_config('runhold.closing', 'on', true);
+  update public.agent_reviews r set status = 'cancelled'
+  where r.id in (select l.id from public.agent_reviews l
+                 where l.execution_id = any (v_ended) and l.status = 'pending' for update skip locked);
+  perform set_config('runhold.closing', '', true);
+  update public.agent_tool_calls c
+  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was decided.'
+  where c.execution_id = any (v_ended) and c.status = 'awaiting_review';
+end;
+$$;
+
+create function runhold.after_review_insert() returns trigger
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  perform runhold.write_event(n.execution_id, n.user_id, n.tenant_id, 'review_requested',
+    runhold.compact(jsonb_build_object('review_id', n.id, 'kind', n.kind, 'tool_name', n.tool_name)))
+  from new_reviews n;
+  return null;
+end;
+$$;
+
+create trigger after_review_insert after insert on public.agent_reviews
+  referencing new table as new_reviews
+  for each statement execute function runhold.after_review_insert();
+
+revoke execute on all functions in schema runhold from public;

@@ -1,0 +1,46 @@
+-- Money: what models cost, who may spend how much, and what was spent. Enforced by later migrations; the tables stand
+-- here so that runs recorded today count.
+
+create table public.model_prices (
+  model text not null,
+  valid_from timestamptz not null default '-infinity',
+  input_usd numeric(12, 6) not null check (input_usd >= 0),
+  cached_input_usd numeric(12, 6) not null check (cached_input_usd >= 0),
+  output_usd numeric(12, 6) not null check (output_usd >= 0),
+  primary key (model, valid_from)
+);
+
+comment on table public.model_prices is 'USD per million tokens.';
+
+create table public.agent_budgets (
+  id uuid primary key default gen_random_uuid(),
+  scope text not null check (scope in ('user', 'type', 'tenant', 'all')),
+  scope_key text not null default '',
+  period text not null check (period in ('day', 'month')),
+  max_tokens bigint check (max_tokens >= 0),
+  max_usd numeric(14, 6) check (max_usd >= 0),
+  unique (scope, scope_key, period),
+  constraint scope_key_set_unless_all check ((scope = 'all') = (scope_key = '')),
+  constraint budget_caps_something check (max_tokens is not null or max_usd is not null)
+);
+
+create table public.agent_usage (
+  scope text not null check (scope in ('user', 'type', 'tenant', 'all')),
+  scope_key text not null default '',
+  period text not null check (period in ('day', 'month')),
+  period_start date not null,
+  tokens bigint not null default 0,
+  usd numeric(14, 6) not null default 0,
+  reserved_tokens bigint not null default 0,
+  reserved_usd numeric(14, 6) not null default 0,
+  primary key (scope, scope_key, period, period_start)
+);
+
+alter table public.model_prices enable row level security;
+alter table public.agent_budgets enable row level security;
+alter table public.agent_usage enable row level security;
+revoke all on public.model_prices, public.agent_budgets, public.agent_usage from public, anon, authenticated, service_role;
+grant select, insert, update, delete on public.model_prices, public.agent_budgets to service_role;
+grant select on public.agent_usage to service_role;
+grant select on public.model_prices to authenticated;
+create policy "signed-in users see prices" on public.model_prices for select to authenticated using (true);

@@ -1,0 +1,170 @@
+-- Worker processes: registration, the lease and its heartbeat. The lease is the worker's: one row is renewed, however
+-- many runs it holds; a run belongs to (worker_id, fence). Claim, heartbeat and register lock the worker's row first.
+
+create table public.agent_workers (
+  id uuid primary key,
+  hostname text not null,
+  pid integer not null,
+  version text not null,
+  agent_types text[] not null default '{}',
+  capacity integer not null default 1,
+  in_flight integer not null default 0,
+  lease interval not null check (lease between interval '1 second' and interval '10 minutes'),
+  started_at timestamptz not null default now(),
+  last_seen_at timestamptz not null default now(),
+  lease_expires_at timestamptz not null,
+  claim_seq bigint not null default 0,
+  draining boolean not null default false,
+  dead_at timestamptz
+) with (fillfactor = 50);
+
+comment on column public.agent_workers.id is 'New for every process. A dead id never comes back.';
+comment on column public.agent_workers.dead_at is 'Set by the sweep when the lease ran out, or by the worker''s goodbye.';
+
+-- Changes with every heartbeat: no index on what changes, and living workers are few.
+create index agent_workers_living_idx on public.agent_workers (id) where dead_at is null;
+
+alter table public.agent_workers enable row level security;
+revoke all on public.agent_workers from public, anon, authenticated, service_role;
+grant select on public.agent_workers to service_role;
+
+-- When did anybody last beat, and since when do they do so without a gap? After an outage of the database every lease
+-- has run out; the sweep then gives the workers one lease's time to be heard before it declares anybody dead.
+create table runhold.liveness (
+  one boolean primary key default true check (one),
+  last_beat_at timestamptz not null default now(),
+  beating_since timestamptz not null default now()
+) with (fillfactor = 50);
+
+insert into runhold.liveness default values;
+
+create function runhold.note_beat(p_lease interval) returns void
+language sql volatile security definer set search_path = ''
+begin atomic
+  update runhold.liveness
+  set beating_since = case when runhold.now() - last_beat_at > p_lease then runhold.now() else beating_since end,
+      last_beat_at = runhold.now();
+end;
+
+-- The worker's row, locked; refuses the dead.
+create function runhold.lock_worker(p_worker_id uuid) returns public.agent_workers
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_worker public.agent_workers;
+begin
+  select w.* into v_worker from public.agent_workers w where w.id = p_worker_id for update;
+  if not found then
+    perform runhold.refuse('RH012', format('Worker %s is not registered.', p_worker_id), 'Call agent_worker_register first.');
+  elsif v_worker.dead_at is not null then
+    perform runhold.refuse('RH012', format('Worker %s was declared dead at %s; its runs went to others.', p_worker_id, v_worker.dead_at),
+      'Drop all runs and register anew under a new id.');
+  end if;
+  return v_worker;
+end;
+$$;
+
+create function runhold.types_json(p_names text[]) returns jsonb
+language sql stable security definer set search_path = ''
+return (
+  select coalesce(jsonb_object_agg(t.name, jsonb_build_object('enabled', t.enabled, 'approval_tools', to_jsonb(t.approval_tools))), '{}')
+  from public.agent_types t where t.name = any (p_names));
+
+create function runhold.types_version() returns bigint
+language sql stable security definer set search_path = ''
+return (select coalesce(max(t.changed), 0) from public.agent_types t);
+
+-- One definition as registered → the row that holds it, inserted if nobody ever registered the same.
+create function runhold.register_definition(p_definition jsonb) returns uuid
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_type text := p_definition ->> 'agent_type';
+  v_hash text;
+  v_id uuid;
+begin
+  if coalesce(v_type, '') !~ '^[a-z][a-z0-9_]{0,62}$' then
+    perform runhold.refuse('RH013', format('%s is no name of an agent type.', coalesce(quote_literal(v_type), 'null')),
+      'Use lower-case letters, digits and underscores, starting with a letter, at most 63.');
+  end if;
+  v_hash := encode(sha256(convert_to((p_definition - array['input_schema', 'description'])::text, 'UTF8')), 'hex');
+
+  insert into public.agent_definitions
+    (hash, agent_type, version, model, instructions, tools, params, limits, max_attempts, review_ttl)
+  values (
+    v_hash, v_type, p_definition ->> 'version', p_definition ->> 'model', coalesce(p_definition ->> 'instructions', ''),
+    coalesce(p_definition -> 'tools', '[]'), coalesce(p_definition -> 'params', '{}'), coalesce(p_definition -> 'limits', '{}'),
+    coalesce((p_definition ->> 'max_attempts')::integer, 3),
+    make_interval(secs => coalesce((p_definition ->> 'review_ttl_s')::numeric, 604800)::double precision))
+  on conflict (hash) do nothing
+  returning id into v_id;
+  if v_id is null then
+    select d.id into v_id from public.agent_definitions d where d.hash = v_hash;
+  end if;
+
+  insert into public.agent_types (name, description, input_schema, definition_id)
+  values (v_type, coalesce(p_definition ->> 'description', ''), coalesce(p_definition -> 'input_schema', '{}'), v_id)
+  on conflict (name) do update
+    set description = excluded.description, input_schema = excluded.input_schema, definition_id = excluded.definition_id
+    where (agent_types.description, agent_types.input_schema, agent_types.definition_id)
+      is distinct from (excluded.description, excluded.input_schema, excluded.definition_id);
+  return v_id;
+end;
+$$;
+
+create function runhold.worker_register(p_worker jsonb, p_definitions jsonb) returns jsonb
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_id uuid := (p_worker ->> 'id')::uuid;
+  v_lease interval := make_interval(secs => (p_worker ->> 'lease_ms')::numeric::double precision / 1000);
+  v_types text[];
+  v_ids jsonb := '{}';
+  v_definition jsonb;
+begin
+  v_types := array(select d ->> 'agent_type' from jsonb_array_elements(p_definitions) d order by 1);
+  if cardinality(v_types) <> (select count(distinct t) from unnest(v_types) t) then
+    perform runhold.refuse('RH013', 'Two agents of one type were registered.', 'Give each agent a type of its own.');
+  end if;
+  if exists (select from public.agent_workers w where w.id = v_id) then
+    perform runhold.refuse('RH012', format('Worker id %s was used before.', v_id), 'Register under a new id.');
+  end if;
+
+  -- in order of names: two workers that start at once must not wait for each other crosswise
+  for v_definition in select d from jsonb_array_elements(p_definitions) d order by d ->> 'agent_type' loop
+    v_ids := v_ids || jsonb_build_object(v_definition ->> 'agent_type', runhold.register_definition(v_definition));
+  end loop;
+
+  insert into public.agent_workers (id, hostname, pid, version, agent_types, capacity, lease, started_at, last_seen_at, lease_expires_at)
+  values (v_id, p_worker ->> 'hostname', (p_worker ->> 'pid')::integer, p_worker ->> 'version', v_types,
+          coalesce((p_worker ->> 'capacity')::integer, 1), v_lease, runhold.now(), runhold.now(), runhold.now() + v_lease);
+  perform runhold.note_beat(v_lease);
+
+  return jsonb_build_object(
+    'definitions', v_ids,
+    'lease_ms', (extract(epoch from v_lease) * 1000)::bigint,
+    'schema_version', runhold.schema_version(),
+    'types_version', runhold.types_version(),
+    'types', runhold.types_json(v_types));
+end;
+$$;
+
+create function public.agent_worker_register(worker jsonb, definitions jsonb) returns jsonb
+language sql volatile security invoker set search_path = ''
+begin atomic
+  select runhold.worker_register(worker, definitions);
+end;
+
+create function public.agent_worker_definitions(ids uuid[]) returns jsonb
+language sql stable security invoker set search_path = ''
+begin atomic
+  select coalesce(jsonb_agg(jsonb_build_object(
+    'id', d.id, 'agent_type', d.agent_type, 'version', d.version, 'model', d.model, 'instructions', d.instructions,
+    'tools', d.tools, 'params', d.params, 'limits', d.limits)), '[]')
+  from public.agent_definitions d where d.id = any (agent_worker_definitions.ids);
+end;
+
+revoke execute on all functions in schema runhold from public;
+revoke execute on function public.agent_worker_register(jsonb, jsonb), public.agent_worker_definitions(uuid[]) from public, anon, authenticated;
+grant execute on function runhold.worker_register(jsonb, jsonb) to service_role;
+grant execute on function public.agent_worker_register(jsonb, jsonb), public.agent_worker_definitions(uuid[]) to service_role;

@@ -1,0 +1,139 @@
+-- The sweep: what nobody else will do. Every worker calls it at intervals, pg_cron too where it exists; one at a time.
+
+-- Workers whose lease ran out are dead; their runs go back to the queue. Not until one lease after a gap in *all*
+-- heartbeats: then it was the database that was away, and the workers shall be heard first.
+create function runhold.sweep_workers() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_worker public.agent_workers;
+  v_requeued integer := 0;
+begin
+  for v_worker in
+    select w.* from public.agent_workers w, runhold.liveness l
+    where w.dead_at is null and w.lease_expires_at < runhold.now()
+      and runhold.now() - l.beating_since >= w.lease
+    order by w.id for update of w skip locked
+  loop
+    update public.agent_workers w set dead_at = runhold.now() where w.id = v_worker.id;
+  end loop;
+
+  -- also runs of workers that died earlier: whatever was locked then is taken now
+  for v_worker in
+    select w.* from public.agent_workers w
+    where w.dead_at is not null
+      and w.id in (select x.worker_id from public.agent_executions x where x.status = 'running')
+  loop
+    v_requeued := v_requeued + runhold.requeue_held(v_worker.id, null, 'worker_lost', true);
+  end loop;
+  return v_requeued;
+end;
+$$;
+
+-- Reviews whose time is up, as their type says: reject, fail, or hand over to the operators (who have no time limit).
+create function runhold.sweep_reviews() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_review record;
+  v_count integer := 0;
+begin
+  for v_review in
+    select r.id, r.execution_id, r.user_id, r.tenant_id,
+           -- nobody can be told "it did not happen": what is unknown can't be rejected, only ended
+           case when r.kind = 'unknown_outcome' and t.review_on_expiry = 'reject' then 'fail' else t.review_on_expiry end as then_do
+    from public.agent_reviews r join public.agent_types t on t.name = r.agent_type
+    where r.status = 'pending' and r.expires_at <= runhold.now()
+    order by r.id limit 500 for update of r skip locked
+  loop
+    v_count := v_count + 1;
+    if v_review.then_do = 'escalate' then
+      update public.agent_reviews r set expires_at = null where r.id = v_review.id;
+      perform runhold.write_event(v_review.execution_id, v_review.user_id, v_review.tenant_id, 'review_escalated',
+        jsonb_build_object('review_id', v_review.id));
+      continue;
+    end if;
+    if v_review.then_do = 'fail' then
+      perform runhold.lock_executions(array[v_review.execution_id]);
+      update public.agent_executions x
+      set status = 'failed', error = 'REVIEW_EXPIRED', error_detail = jsonb_build_object('review_id', v_review.id)
+      where x.id = v_review.execution_id and x.status = 'awaiting_review';
+    end if;
+    perform set_config('runhold.closing', 'on', true);
+    update public.agent_reviews r set status = 'expired' where r.id = v_review.id;
+    perform set_config('runhold.closing', '', true);
+    perform runhold.close_reviews(array[v_review.execution_id]);
+  end loop;
+  return v_count;
+end;
+$$;
+
+-- What should not be: paused runs without a question, open questions and waiting calls of ended runs.
+create function runhold.sweep_repairs() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_ids uuid[];
+begin
+  v_ids := array(
+    select x.id from public.agent_executions x
+    where x.status = 'awaiting_review'
+      and not exists (select from public.agent_reviews r where r.execution_id = x.id and r.status = 'pending')
+    order by x.id limit 500 for no key update skip locked);
+  perform runhold.close_reviews(array(
+    select distinct r.execution_id from public.agent_reviews r join public.agent_executions x on x.id = r.execution_id
+    where r.status = 'pending' and runhold.is_final(x.status) limit 500));
+  return runhold.resume_decided(v_ids);
+end;
+$$;
+
+create function runhold.sweep() returns jsonb
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('runhold.sweep', 0)) then
+    return '{"busy": true}';
+  end if;
+  perform runhold.set_actor('system');
+  return jsonb_build_object(
+    'requeued', runhold.sweep_workers(),
+    'expired', runhold.sweep_reviews(),
+    'repaired', runhold.sweep_repairs());
+end;
+$$;
+
+create function public.agent_sweep() returns jsonb
+language sql volatile security invoker set search_path = ''
+begin atomic
+  select runhold.sweep();
+end;
+
+-- Retention: the oldest ended runs, with all that belongs to them.
+create function runhold.prune(p_older_than interval, p_limit integer) returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_count integer;
+begin
+  if p_older_than is null or p_older_than < interval '1 hour' then
+    perform runhold.refuse('RH013', 'older_than must be at least one hour.', 'Say for example interval ''90 days''.');
+  end if;
+  delete from public.agent_executions x
+  where x.id in (select e.id from public.agent_executions e
+                 where runhold.is_final(e.status) and e.completed_at < runhold.now() - p_older_than
+                 order by e.completed_at limit least(greatest(p_limit, 0), 10000) for update skip locked);
+  get diagnostics v_count = row_count;
+  return v_count;
+end;
+$$;
+
+create function public.agent_prune(older_than interval, "limit" integer default 1000) returns integer
+language sql volatile security invoker set search_path = ''
+begin atomic
+  select runhold.prune(older_than, "limit");
+end;
+
+revoke execute on all functions in schema runhold from public;
+revoke execute on function public.agent_sweep(), public.agent_prune(interval, integer) from public, anon, authenticated;
+grant execute on function runhold.sweep(), runhold.prune(interval, integer) to service_role;
+grant execute on function public.agent_sweep(), public.agent_prune(interval, integer) to service_role;
