@@ -1,0 +1,80 @@
+"""Connections for many concurrent calls: several small pools instead of one large.
+
+The cost of a request in httpcore's pool grows with the pool's size, because every request looks at all
+connections several times. Measured with 64 calls in flight, client and scripted server in one process: 190
+calls/s with one pool, 390 with lanes of 8.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import httpx
+from openai import AsyncOpenAI
+
+LANE_CALLS: Final = 8
+"""Calls in flight of one pool, and so its connections."""
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""A host that takes longer to accept is tried again. Reading has no limit but the call's own time."""
+
+KEEPALIVE_S: Final = 30.0
+"""Idle connections are closed before the load balancers in front of providers do it (60 s and more)."""
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    # Reading the certificates takes tens of milliseconds: once for all.
+    return httpx.create_ssl_context()
+
+
+@dataclass(kw_only=True, slots=True)
+class _Lane:
+    client: AsyncOpenAI
+    in_flight: int = 0
+
+
+class Lanes:
+    """Clients of the same server, each with a pool of its own; a new one opens when all are full."""
+
+    def __init__(self, make_client: Callable[[httpx.AsyncClient], AsyncOpenAI]) -> None:
+        """
+        :param make_client: puts the ``openai`` package's client on top of an HTTP client.
+        """
+        self._make_client = make_client
+        self._lanes: list[_Lane] = []
+
+    @asynccontextmanager
+    async def client(self) -> AsyncGenerator[AsyncOpenAI]:
+        """A client with room for one more call, for the length of one."""
+        # The first with room, not the emptiest: a few calls at a time then keep a few connections warm.
+        lane = next((lane for lane in self._lanes if lane.in_flight < LANE_CALLS), None) or self._open()
+        lane.in_flight += 1
+        try:
+            yield lane.client
+        finally:
+            lane.in_flight -= 1
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for lane in self._lanes:
+            await lane.client.close()
+
+    def _open(self) -> _Lane:
+        http = httpx.AsyncClient(
+            verify=_tls(),
+            timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(
+                max_connections=LANE_CALLS,
+                max_keepalive_connections=LANE_CALLS,
+                keepalive_expiry=KEEPALIVE_S,
+            ),
+        )
+        lane = _Lane(client=self._make_client(http))
+        self._lanes.append(lane)
+        return lane
