@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from runhold.local.api import start_api
+from runhold.local.api import ApiDatabase, start_api
 from runhold.local.bootstrap import bootstrap
 from runhold.local.child import Child
 from runhold.local.errors import StackError
@@ -121,8 +121,11 @@ class LocalStack:
             child, self._url = await start_api(
                 log=logs / "api.log",
                 port=self.options.port,
-                rest_url=postgres.url(API_ROLE),
-                auth_url=postgres.url(AUTH_ROLE),
+                database=ApiDatabase(
+                    rest_url=postgres.url(API_ROLE),
+                    auth_url=postgres.url(AUTH_ROLE),
+                    catalog_url=self.database_url,
+                ),
                 realtime_url=realtime_url,
                 state=state,
             )

@@ -1,0 +1,103 @@
+// The REST API's way to the database: @supabase/lite's connection with its differences from PostgREST mended.
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { createPostgresConnection, PostgresConnection } from "@supabase/lite/postgres";
+import { CompiledQuery, Kysely } from "kysely";
+import { PostgresJSDialect } from "kysely-postgres-js";
+import { selfDescribing } from "./errors.mjs";
+import { unmarkParameter } from "./marks.mjs";
+import { exactTypes } from "./types.mjs";
+
+export const POOL_SIZE = 20;
+
+/** The HTTP request being served: `{ method, path, headers }`, for `current_setting('request.…')`. */
+export const currentRequest = new AsyncLocalStorage();
+
+const silent = () => {};
+
+/** Options of every connection pool here. */
+export const driverOptions = (max, types) => ({
+  max,
+  types,
+  onnotice: silent,
+  connection: { application_name: "runhold-api", TimeZone: "UTC" },
+});
+
+/** Connected as authenticator, who owns nothing and becomes anon, authenticated or service_role for each request. */
+export class RestConnection extends PostgresConnection {
+  constructor({ url, catalog }) {
+    super({ url, postgresOptions: driverOptions(POOL_SIZE, exactTypes) });
+    this.catalog = catalog;
+    this.kysely = new Kysely({ dialect: new PostgresJSDialect({ postgres: unmarking(this.driver) }) });
+  }
+
+  // Lite introspects as the role that serves requests, and information_schema hides from it what it has no right to.
+  async introspect() {
+    return this.catalog.introspection();
+  }
+
+  // Lite's own way runs `grant all` on every table to anon before the first request, and sends six statements one after
+  // the other. Here the context is one statement, sent together with `begin` and the request's own.
+  async withContext(vars, work, options) {
+    if (options?.transaction) return work(options.transaction);
+    if (!vars) return work(this.kysely);
+    const settings = await contextSettings(this.catalog, {
+      role: vars.auth?.role || "anon",
+      claims: vars.auth?.jwt ?? {},
+      request: currentRequest.getStore(),
+    });
+    return this.kysely.connection().execute(async (connection) => {
+      const send = (text, values = []) => connection.executeQuery(CompiledQuery.raw(text, values));
+      const opened = Promise.all([
+        send(options?.rpc?.readOnly ? "begin read only" : "begin"),
+        send(settings.text, settings.values),
+      ]);
+      try {
+        const [result] = await Promise.all([work(connection), opened]);
+        await send(options?.forceRollback ? "rollback" : "commit");
+        return result;
+      } catch (error) {
+        await opened.catch(silent); // the error that matters is the one being thrown
+        await send("rollback").catch(silent);
+        throw error;
+      }
+    });
+  }
+
+  normalizeDbError(error) {
+    return selfDescribing(error);
+  }
+}
+
+/** Connected as the owner of schema auth. Auth reads its JSON itself, so its values stay JavaScript's. */
+export function createAuthConnection(url, types) {
+  return createPostgresConnection({ url, postgresOptions: driverOptions(4, types) });
+}
+
+/** The pool as Kysely's dialect sees it, with marked parameters made exact on their way to the server. */
+function unmarking(driver) {
+  const reserve = async () => {
+    const reserved = await driver.reserve();
+    return {
+      unsafe: (text, parameters) => reserved.unsafe(text, parameters.map(unmarkParameter)),
+      release: () => reserved.release(),
+    };
+  };
+  return Object.assign(silent.bind(), { reserve, end: () => driver.end() });
+}
+
+/** One statement that gives a transaction PostgREST's context: role, that role's settings, claims, request. */
+export async function contextSettings(catalog, { role, claims, request, settings = {} }) {
+  const values = {
+    ...(await catalog.roleSettings(role)),
+    ...settings,
+    "request.jwt.claims": JSON.stringify(claims),
+    "request.method": request?.method ?? "",
+    "request.path": request?.path ?? "",
+    "request.headers": JSON.stringify(request?.headers ?? {}),
+    role, // last: from here on it is the role that must have the right
+  };
+  const names = Object.keys(values);
+  const calls = names.map((_, index) => `set_config($${2 * index + 1}, $${2 * index + 2}, true)`);
+  return { text: `select ${calls.join(", ")}`, values: names.flatMap((name) => [name, String(values[name])]) };
+}

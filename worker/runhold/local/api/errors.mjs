@@ -1,0 +1,78 @@
+// PostgreSQL's errors in PostgREST's form. @supabase/lite knows some SQLSTATEs and answers 500 `SUP` to the rest, so that
+// a refusal of a function (P0001, RH001) or a violated check (23514) would look like a broken server.
+
+const STATUS_OF_CODE = {
+  23503: 409,
+  23505: 409,
+  25006: 405,
+  42883: 404,
+  "42P01": 404,
+  "42P17": 500,
+  53400: 500,
+  "57P01": 503,
+  P0001: 400,
+};
+
+const STATUS_OF_CLASS = {
+  "08": 503,
+  "09": 500,
+  "0L": 403,
+  "0P": 403,
+  25: 500,
+  28: 403,
+  "2D": 500,
+  38: 500,
+  39: 500,
+  "3B": 500,
+  40: 500,
+  53: 503,
+  54: 500,
+  55: 500,
+  57: 500,
+  58: 500,
+  F0: 500,
+  HV: 500,
+  P0: 500,
+  XX: 500,
+};
+
+const SQLSTATE = /^[0-9A-Z]{5}$/;
+
+/** Whether the error is one that PostgreSQL sent. */
+export function isDatabaseError(error) {
+  return typeof error?.code === "string" && SQLSTATE.test(error.code) && error.name === "PostgresError";
+}
+
+/** PostgREST's HTTP status for a SQLSTATE. What it does not list is the client's fault: 400. */
+export function statusOf(code, role) {
+  if (code === "42501") return role === "anon" ? 401 : 403;
+  const chosen = /^PT([2-5]\d\d)$/.exec(code);
+  if (chosen) return Number(chosen[1]);
+  return STATUS_OF_CODE[code] ?? STATUS_OF_CLASS[code.slice(0, 2)] ?? 400;
+}
+
+/** The body that PostgREST answers. */
+export function bodyOf(error) {
+  return {
+    code: error.code,
+    details: error.detail ?? null,
+    hint: error.hint ?? null,
+    message: error.message,
+  };
+}
+
+// Codes for which lite's own answer is right: it knows the role behind 42501 and completes column names for 42703.
+const LEFT_TO_LITE = new Set(["42501", "42703", "PGRST"]);
+
+/**
+ * The error as lite understands it: one that says its own status and body, `raise sqlstate 'PGRST'` of PostgREST.
+ * Errors that are not PostgreSQL's pass unchanged.
+ */
+export function selfDescribing(error) {
+  if (!isDatabaseError(error) || LEFT_TO_LITE.has(error.code)) return error;
+  const described = new Error(JSON.stringify(bodyOf(error)));
+  described.code = "PGRST";
+  described.detail = JSON.stringify({ status: statusOf(error.code), headers: {} });
+  described.stack = `${error.code}: ${error.message}`; // lite logs it: one line, and no statement with its data
+  return described;
+}

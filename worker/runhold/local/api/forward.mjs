@@ -1,0 +1,41 @@
+// Passes requests and WebSockets on to the Realtime server, so that clients need one origin.
+
+import { request as httpRequest } from "node:http";
+import { connect } from "node:net";
+
+const unreachable = JSON.stringify({ message: "The Realtime server cannot be reached." });
+
+/** Forward an HTTP request with its path as it came. */
+export function forwardRequest(target, incoming, outgoing) {
+  const forwarded = httpRequest(
+    { host: target.hostname, port: target.port, method: incoming.method, path: incoming.url, headers: incoming.headers },
+    (response) => {
+      outgoing.writeHead(response.statusCode, response.statusMessage, response.rawHeaders);
+      response.pipe(outgoing);
+    },
+  );
+  forwarded.on("error", () => {
+    if (outgoing.headersSent) outgoing.destroy();
+    else outgoing.writeHead(502, { "content-type": "application/json" }).end(unreachable);
+  });
+  outgoing.on("close", () => forwarded.destroy());
+  incoming.pipe(forwarded);
+}
+
+/** Forward an upgrade: the bytes of both sides, from the request line on. */
+export function forwardUpgrade(target, incoming, socket, head) {
+  const upstream = connect({ host: target.hostname, port: Number(target.port), noDelay: true }, () => {
+    const headers = [];
+    for (let index = 0; index < incoming.rawHeaders.length; index += 2) {
+      headers.push(`${incoming.rawHeaders[index]}: ${incoming.rawHeaders[index + 1]}\r\n`);
+    }
+    upstream.write(`${incoming.method} ${incoming.url} HTTP/1.1\r\n${headers.join("")}\r\n`);
+    upstream.write(head);
+    socket.setNoDelay(true);
+    upstream.pipe(socket).pipe(upstream);
+  });
+  upstream.on("error", () => socket.destroy());
+  socket.on("error", () => upstream.destroy());
+  socket.on("close", () => upstream.destroy());
+  upstream.on("close", () => socket.destroy());
+}

@@ -1,0 +1,67 @@
+// Who is calling: the role and claims of a request's key and token. Only plain cases are decided here; every other one
+// is answered by @supabase/lite, which knows all of PostgREST's refusals.
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+
+const REMEMBERED_TOKENS = 1000;
+
+/** Decides who a request runs as. */
+export class Keys {
+  #roles;
+  #secret;
+  #tokens = new Map();
+
+  constructor({ publishableKey, secretKey, jwtSecret }) {
+    this.#roles = new Map([
+      [publishableKey, "anon"],
+      [secretKey, "service_role"],
+    ]);
+    this.#secret = jwtSecret;
+  }
+
+  /**
+   * `{ role, claims }`, or null if the request is for lite to judge: no or a wrong key, a secret key in a browser, a token
+   * that is not one of ours or not valid now.
+   */
+  caller(headers) {
+    const key = headers.apikey;
+    const role = this.#roles.get(key);
+    if (!role || (role === "service_role" && /^\s*Mozilla\//i.test(headers["user-agent"] ?? ""))) return null;
+    const token = /^Bearer\s+(.+)$/.exec(headers.authorization ?? "")?.[1];
+    // Supabase's clients send the key itself as the bearer while nobody is signed in.
+    if (token === undefined || token === key || token.startsWith("sb_")) return { role, claims: { role } };
+    const claims = this.#claims(token);
+    return claims && { role: claims.role ?? "anon", claims };
+  }
+
+  /** The claims of a token signed by us and valid now, otherwise null. */
+  #claims(token) {
+    let claims = this.#tokens.get(token);
+    if (!claims) {
+      claims = verify(token, this.#secret);
+      if (!claims) return null;
+      if (this.#tokens.size >= REMEMBERED_TOKENS) this.#tokens.delete(this.#tokens.keys().next().value);
+      this.#tokens.set(token, claims);
+    }
+    const now = Date.now() / 1000;
+    const isNow = (claims.exp ?? Infinity) > now && (claims.nbf ?? 0) <= now && (claims.iat ?? 0) <= now;
+    return isNow ? claims : null;
+  }
+}
+
+/** The payload of an HS256 token if the signature is ours. */
+function verify(token, secret) {
+  const [header, payload, signature, ...rest] = token.split(".");
+  if (!signature || rest.length) return null;
+  const expected = createHmac("sha256", secret).update(`${header}.${payload}`).digest();
+  const given = Buffer.from(signature, "base64url");
+  if (given.length !== expected.length || !timingSafeEqual(given, expected)) return null;
+  try {
+    const decode = (part) => JSON.parse(Buffer.from(part, "base64url").toString());
+    const claims = decode(payload);
+    const isPlain = decode(header).alg === "HS256" && typeof (claims.role ?? "anon") === "string";
+    return isPlain && ["exp", "nbf", "iat"].every((name) => typeof (claims[name] ?? 0) === "number") ? claims : null;
+  } catch {
+    return null;
+  }
+}

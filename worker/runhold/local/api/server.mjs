@@ -1,0 +1,152 @@
+// REST and Auth of the local stack: Supabase's own @supabase/lite on the stack's PostgreSQL, and the way to Realtime, under
+// one origin on loopback. What lite 0.10.0 does otherwise than a hosted project is mended in the files beside this one:
+//
+//   database.mjs  grants, request context in one round trip, errors     types.mjs, marks.mjs  values unchanged by JavaScript
+//   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
+//   catalog.mjs   schema changes are noticed                            lite.mjs              request and response bodies
+//
+// The configuration comes in the environment, as JSON in RUNHOLD_API. Says `api ready on http://127.0.0.1:PORT`.
+
+import { createServer } from "node:http";
+import { App } from "@supabase/lite";
+import { Catalog } from "./catalog.mjs";
+import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
+import { forwardRequest, forwardUpgrade } from "./forward.mjs";
+import { Keys } from "./keys.mjs";
+import { exactBody, exactResponse } from "./lite.mjs";
+import { Rpc } from "./rpc.mjs";
+import { authTypes } from "./types.mjs";
+
+const MAX_BODY_BYTES = 64 * 1024 * 1024;
+const KEEP_ALIVE_MS = 75_000; // longer than clients keep idle connections, so that theirs close first
+const EXPOSED_SCHEMAS = ["public"];
+const JSON_TYPE = "application/json; charset=utf-8";
+
+const options = JSON.parse(process.env.RUNHOLD_API);
+const realtime = options.realtimeUrl ? new URL(options.realtimeUrl) : null;
+
+const appOptions = {
+  auth: {
+    enabled: true,
+    jwt_secret: options.jwtSecret,
+    publishable_key: options.publishableKey,
+    secret_key: options.secretKey,
+    enable_signup: true,
+    email: { enable_signup: true, enable_confirmations: false },
+  },
+  api: { enabled: true, schemas: EXPOSED_SCHEMAS, max_rows: 1000 },
+  storage: { enabled: false },
+  studio: { enabled: false },
+  options: { server: { admin: false, disableStudio: true } },
+};
+
+const catalog = new Catalog(options.catalogUrl, EXPOSED_SCHEMAS);
+const rest = new App({ ...appOptions, connection: new RestConnection({ url: options.restUrl, catalog }) });
+const auth = new App({ ...appOptions, connection: createAuthConnection(options.authUrl, authTypes) });
+const rpc = new Rpc(catalog, rest.connection.driver);
+const keys = new Keys(options);
+
+const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }, (incoming, outgoing) => {
+  if (isRealtime(incoming.url)) {
+    if (realtime) forwardRequest(realtime, incoming, outgoing);
+    else send(outgoing, 503, JSON.stringify({ message: "Realtime does not run in this stack." }));
+    return;
+  }
+  serve(incoming, outgoing).catch((error) => {
+    console.error(error);
+    if (!outgoing.headersSent) send(outgoing, 500, JSON.stringify({ message: "The local API failed; see api.log." }));
+    else outgoing.destroy();
+  });
+});
+
+server.on("upgrade", (incoming, socket, head) => {
+  if (realtime && isRealtime(incoming.url)) forwardUpgrade(realtime, incoming, socket, head);
+  else socket.end("HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 0\r\n\r\n");
+});
+
+function isRealtime(url) {
+  return url === "/realtime/v1" || url.startsWith("/realtime/v1/") || url.startsWith("/realtime/v1?");
+}
+
+async function serve(incoming, outgoing) {
+  const text = await readBody(incoming, outgoing);
+  if (text === null) return;
+  const url = new URL(incoming.url, options.origin ?? "http://127.0.0.1");
+  const isRest = url.pathname.startsWith("/rest/v1/");
+  if (!isRest) return answerByLite(auth, incoming, outgoing, url, text);
+  const request = {
+    method: incoming.method,
+    path: url.pathname.slice("/rest/v1".length),
+    search: url.search,
+    headers: incoming.headers,
+  };
+  if (request.path.startsWith("/rpc/")) {
+    const caller = keys.caller(incoming.headers);
+    const name = request.path.slice("/rpc/".length);
+    const answer = caller && (await rpc.call(name, request, text, caller));
+    if (answer) return send(outgoing, answer.status, answer.body, answer.headers);
+  }
+  const isJson = /^application\/(json|vnd\.pgrst\.object\+json)/.test(incoming.headers["content-type"] ?? "");
+  const body = text && isJson ? await exactBody(url.pathname, text, catalog) : text;
+  return currentRequest.run(request, () => answerByLite(rest, incoming, outgoing, url, body));
+}
+
+async function answerByLite(app, incoming, outgoing, url, body) {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(incoming.headers)) headers.set(name, String(value));
+  headers.delete("content-length");
+  const hasBody = incoming.method !== "GET" && incoming.method !== "HEAD";
+  const request = new Request(url, { method: incoming.method, headers, body: hasBody ? body : undefined });
+  // No peer address: nobody is an administrator for coming from this machine.
+  const response = await app.fetch(request, { peerAddress: null });
+  const { text, changed } = await exactResponse(response);
+  if (changed) response.headers.delete("content-length");
+  outgoing.writeHead(response.status, Object.fromEntries(response.headers));
+  outgoing.end(text);
+}
+
+function send(outgoing, status, body, headers = {}) {
+  outgoing.writeHead(status, {
+    ...(body === null ? {} : { "content-type": JSON_TYPE, "content-length": Buffer.byteLength(body) }),
+    "access-control-allow-origin": "*",
+    "access-control-expose-headers": "Content-Range, Content-Location, Preference-Applied",
+    ...headers,
+  });
+  outgoing.end(body);
+}
+
+/** The body as text; null after answering that it is too large. */
+async function readBody(incoming, outgoing) {
+  const chunks = [];
+  let bytes = 0;
+  for await (const chunk of incoming) {
+    bytes += chunk.length;
+    if (bytes > MAX_BODY_BYTES) {
+      send(outgoing, 413, JSON.stringify({ message: "The request's body is larger than 64 MiB." }), {
+        connection: "close",
+      });
+      return null;
+    }
+    chunks.push(chunk);
+  }
+  return chunks.length === 1 ? chunks[0].toString() : Buffer.concat(chunks).toString();
+}
+
+async function stop() {
+  server.close();
+  server.closeIdleConnections();
+  setTimeout(() => server.closeAllConnections(), 1000).unref();
+  await new Promise((resolve) => server.on("close", resolve));
+  process.exit(0);
+}
+
+process.on("SIGTERM", stop);
+
+await Promise.all([catalog.listen(), catalog.introspection(), rest.init(), auth.init()]);
+server.listen(options.port, "127.0.0.1", () => {
+  console.log(`api ready on http://127.0.0.1:${server.address().port}`);
+});
+server.on("error", (error) => {
+  console.error(`api cannot listen: ${error.message}`);
+  process.exit(1);
+});
