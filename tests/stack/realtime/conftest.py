@@ -5,9 +5,10 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import aiohttp
 import psycopg
 import pytest
-from realtime_stack import Database, Stack, scratch_postgres, server_process
+from realtime_stack import Database, RawSocket, Stack, scratch_postgres, server_process
 from runhold.local.realtime import RealtimeConfig, RealtimeServer
 
 from supabase import AsyncClient, acreate_client
@@ -72,3 +73,23 @@ async def local_server(stack: Stack) -> AsyncIterator[RealtimeServer]:
     """One more server on the same database, in this process."""
     async with RealtimeServer(stack.config()) as server:
         yield server
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def raw(stack: Stack, http: aiohttp.ClientSession) -> Callable[..., Any]:
+    """Opens sockets to speak the protocol by hand. `raw(key=None, version="2.0.0", url=None)`."""
+
+    async def connect(*, key: str | None = None, version: str = "2.0.0", url: str | None = None) -> RawSocket:
+        socket = await http.ws_connect(
+            f"{url or stack.url}/realtime/v1/websocket",
+            params={"vsn": version, "apikey": key or stack.publishable_key},
+        )
+        return RawSocket(socket, version)
+
+    return connect

