@@ -182,12 +182,14 @@ def server_environment(config: RealtimeConfig) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def server_process(config: RealtimeConfig) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def server_process(
+    config: RealtimeConfig, *, stdin: int = subprocess.PIPE
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`python -m runhold.local.realtime` and its base URL, once it is ready; made to end if it did not."""
     process = subprocess.Popen(
         [sys.executable, "-m", "runhold.local.realtime", "--host", "127.0.0.1", "--port", str(config.port)],
         env=server_environment(config),
-        stdin=subprocess.PIPE,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         text=True,
     )

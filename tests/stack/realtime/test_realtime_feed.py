@@ -2,10 +2,12 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from subprocess import PIPE
 from typing import Any
 
 import aiohttp
@@ -165,23 +167,32 @@ async def test_port_in_use_and_unreachable_database_are_named(stack: Stack) -> N
             pass
 
 
-async def test_process_ends_with_a_signal_and_with_its_parent(stack: Stack) -> None:
-    for end in ("signal", "stdin"):
-        with server_process(stack.config()) as (process, url):
-            async with (
-                aiohttp.ClientSession() as session,
-                session.ws_connect(
-                    f"{url}/realtime/v1/websocket", params={"apikey": stack.publishable_key}
-                ) as socket,
-            ):
-                if end == "signal":
-                    process.send_signal(signal.SIGTERM)
-                else:
-                    assert process.stdin is not None
-                    process.stdin.close()
-                message = await socket.receive(timeout=PATIENCE_S)
-                assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
-            assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
+@pytest.mark.parametrize("end", ["signal", "pipe", "socket"])
+async def test_process_ends_with_a_signal_and_with_its_parent(
+    stack: Stack, http: aiohttp.ClientSession, end: str
+) -> None:
+    # Node, and asyncio on Python 3.11, give a child a socket for its standard input.
+    ours, theirs = socket.socketpair()
+    with (
+        ours,
+        theirs,
+        server_process(stack.config(), stdin=theirs.fileno() if end == "socket" else PIPE) as started,
+    ):
+        process, url = started
+        theirs.close()
+        client = await http.ws_connect(
+            f"{url}/realtime/v1/websocket", params={"apikey": stack.publishable_key}
+        )
+        if end == "signal":
+            process.send_signal(signal.SIGTERM)
+        elif end == "pipe":
+            assert process.stdin is not None
+            process.stdin.close()
+        else:
+            ours.close()
+        message = await client.receive(timeout=PATIENCE_S)
+        assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+        assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
 
 
 def test_process_with_bad_settings_ends_with_an_error(stack: Stack) -> None:

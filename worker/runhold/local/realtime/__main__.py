@@ -57,7 +57,7 @@ async def _serve(config: RealtimeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     waiting: list[asyncio.Task[object]] = [asyncio.create_task(stop.wait(), name="realtime-stop-signal")]
-    if os.environ.get("RUNHOLD_EXIT_ON_STDIN_EOF") == "1" and stat.S_ISFIFO(os.fstat(0).st_mode):
+    if os.environ.get("RUNHOLD_EXIT_ON_STDIN_EOF") == "1" and _stdin_is_pipe():
         waiting.append(asyncio.create_task(_stdin_closed(), name="realtime-stdin"))
     serving = asyncio.create_task(_serve_until_failure(config), name="realtime-serve")
     try:
@@ -77,6 +77,12 @@ async def _serve_until_failure(config: RealtimeConfig) -> None:
         sys.stdout.write(f"realtime ready on {server.url}\n")
         sys.stdout.flush()
         await server.wait_failed()
+
+
+def _stdin_is_pipe() -> bool:
+    # asyncio (up to Python 3.11) and Node give their children a socket pair where a shell gives a pipe.
+    mode = os.fstat(0).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 async def _stdin_closed() -> None:

@@ -1,5 +1,6 @@
 """What the database says about types and tables."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -91,7 +92,7 @@ async def describe_types(session: Session, types: list[tuple[int, int]]) -> list
     return found
 
 
-async def describe_table(session: Session, oid: int, roles: set[str]) -> Table | None:
+async def describe_table(session: Session, oid: int, roles: Set[str]) -> Table | None:
     """Describe a table and what `roles` may read of it; None = dropped meanwhile. Raises `psycopg.Error`."""
     rows = await session.run(
         sql.SQL(

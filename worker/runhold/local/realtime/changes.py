@@ -70,6 +70,11 @@ class ChangeRouter:
         self._session = session
         self._registry = registry
         self._types: dict[int, tuple[Relation, dict[str, TypeInfo]]] = {}
+        self._tables: dict[tuple[int, frozenset[str]], Table | None] = {}
+
+    def start_transaction(self) -> None:
+        """Look at tables anew: rights and keys are those at the time a transaction is sent."""
+        self._tables.clear()
 
     async def deliveries(self, change: Change, committed_us: int) -> list[Delivery]:
         """What to send for one change, in the order to send it.
@@ -82,7 +87,7 @@ class ChangeRouter:
         if not wanted:
             return []
         roles = {subscription.subscriber.claims.role for subscription in wanted}
-        table = await describe_table(self._session, relation.oid, roles)
+        table = await self._table(relation.oid, frozenset(roles))
         if table is None:
             logger.warning("%s.%s was dropped before its changes were sent", relation.schema, relation.table)
             return []
@@ -100,6 +105,11 @@ class ChangeRouter:
                 allowed = await self._pass_row_security(row, allowed)
             deliveries += await self._render(row, allowed)
         return deliveries
+
+    async def _table(self, oid: int, roles: frozenset[str]) -> Table | None:
+        if (oid, roles) not in self._tables:
+            self._tables[oid, roles] = await describe_table(self._session, oid, roles)
+        return self._tables[oid, roles]
 
     async def _complete(self, change: Change, table: Table, committed_us: int) -> _Row:
         types = await self._column_types(change.relation)

@@ -43,6 +43,7 @@ class Dispatcher:
         while True:
             transaction = await self._queue.get()
             await self._wait_until_visible(transaction.xid)
+            self._router.start_transaction()
             for change in transaction.changes:
                 if (change.relation.schema, change.relation.table) == ("realtime", "messages"):
                     self._publish(change)
