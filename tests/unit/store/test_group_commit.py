@@ -1,0 +1,430 @@
+"""The one writer: order, exactly-once, no lost answers, whatever the database and the network do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from fake_database import FakeDatabase
+from runhold.errors import Refused, StoreError
+from runhold.loop.ports import (
+    Entry,
+    OpenReview,
+    Result,
+    Start,
+    Step,
+    ToolCall,
+    Transition,
+    Usage,
+    Verdict,
+)
+from runhold.store import client, group_commit, run_log
+from runhold.store.group_commit import MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
+
+DEFINITION = uuid4()
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.0)
+    monkeypatch.setattr(run_log, "BUSY_PAUSE_S", (0.0, 0.001))
+
+
+@pytest.fixture
+def database() -> FakeDatabase:
+    return FakeDatabase()
+
+
+@asynccontextmanager
+async def _writing(database: FakeDatabase, **options: Any) -> AsyncIterator[GroupCommit]:
+    writer = GroupCommit(database, uuid4(), **options)
+    task = asyncio.create_task(writer.run())
+    try:
+        yield writer
+        if task.done():
+            task.result()  # a writer that died is the failure to show
+    finally:
+        task.cancel()
+
+
+def _open(database: FakeDatabase, writer: GroupCommit) -> tuple[Any, Any]:
+    run_id = uuid4()
+    database.claim(run_id)
+    return writer.open(run_id, 1), database.runs[str(run_id)]
+
+
+def _step(number: int, text: str = "") -> Entry:
+    step = Step(
+        step_number=number,
+        definition_id=DEFINITION,
+        message={"role": "assistant", "content": text},
+        usage=Usage(input_tokens=1, output_tokens=1),
+    )
+    return Entry(step=step, active_ms=1)
+
+
+def _call(step: int, position: int = 0, status: Any = "running", **more: Any) -> ToolCall:
+    return ToolCall(
+        step_number=step,
+        position=position,
+        call_id="c",
+        tool_name="t",
+        input={"q": 1},
+        effect="read",
+        status=status,
+        **more,
+    )
+
+
+END = Entry(transition=Transition(to="completed", result={"done": True}))
+FAIL = Entry(transition=Transition(to="failed", error="INTERNAL_ERROR"))
+
+
+async def test_an_idle_writer_sends_at_once_and_gathers_while_a_flush_is_under_way(
+    database: FakeDatabase,
+) -> None:
+    database.latency_s = 0.01
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(3)]
+        first = logs[0].append(_step(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert len(database.calls) == 1
+        others = [log.append(_step(1)) for log in logs[1:]]
+        again = logs[0].append(_step(2))
+        await asyncio.gather(first, again, *others)
+        assert [len(call) for call in database.calls] == [1, 3]
+
+
+async def test_entries_of_a_run_are_merged_into_one(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        futures = [
+            log.append(Entry(calls=[_call(1, 0), _call(1, 1)], state={"a": 1}, active_ms=3)),
+            log.append(
+                Entry(results=[Result(step_number=1, position=1, status="failed", error="no", latency_ms=2)])
+            ),
+            log.append(_step(2)),
+            log.append(Entry(state={"a": 2}, active_ms=4)),
+            log.append(END),
+        ]
+        verdicts = await asyncio.gather(*futures)
+    assert {verdict.kind for verdict in verdicts} == {"ok"}
+    [entry] = run.entries
+    assert [call["status"] for call in entry["calls"]] == ["running", "failed"]
+    assert entry["calls"][1]["error"] == "no"
+    assert entry["calls"][1]["latency_ms"] == 2
+    assert "results" not in entry
+    assert entry["state"] == {"a": 2}
+    assert entry["active_ms"] == 8
+    assert entry["steps"][0]["step_number"] == 2
+    assert entry["transition"]["result"] == {"done": True}
+    assert entry["seq"] == 1
+
+
+async def test_a_result_that_sql_acts_upon_stays_a_result(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(Entry(calls=[_call(1, 0), _call(1, 1, "awaiting_review")]))
+        log.append(Entry(reviews=[OpenReview(step_number=1, position=1, kind="approval", summary="?")]))
+        log.append(Entry(results=[Result(step_number=1, position=0, status="unknown")]))
+        await log.append(Entry(results=[Result(step_number=1, position=1, status="succeeded")]))
+    [entry] = run.entries
+    assert [call["status"] for call in entry["calls"]] == ["running", "awaiting_review"]
+    assert [result["status"] for result in entry["results"]] == ["unknown", "succeeded"]
+    assert entry["reviews"] == [{"step_number": 1, "position": 0 + 1, "kind": "approval", "summary": "?"}]
+
+
+async def test_a_start_is_not_merged_before_the_result_it_follows(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(Entry(results=[Result(step_number=1, position=0, status="failed")]))
+        await log.append(Entry(starts=[Start(step_number=1, position=0)]))
+    assert [sorted(entry) for entry in run.entries] == [
+        ["execution", "fence", "results", "seq"],
+        ["execution", "fence", "seq", "starts"],
+    ]
+
+
+async def test_nothing_is_merged_behind_a_transition(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        database.verdict = lambda entry: {"verdict": "continue" if "transition" in entry else "ok"}
+        pause = log.append(Entry(transition=Transition(to="awaiting_review")))
+        after = log.append(_step(2))
+        assert (await pause).kind == "continue"
+        assert (await after).kind == "ok"
+    assert [entry["seq"] for entry in run.entries] == [1, 2]
+
+
+async def test_what_a_tool_does_to_its_objects_later_is_not_recorded(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        output = {"rows": [1]}
+        future = log.append(
+            Entry(results=[Result(step_number=1, position=0, status="succeeded", output=output)])
+        )
+        output["rows"].append(2)
+        await future
+    assert run.entries[0]["results"][0]["output"] == {"rows": [1]}
+
+
+async def test_the_answer_of_the_database_reaches_everyone_who_was_merged(database: FakeDatabase) -> None:
+    review = uuid4()
+    message = uuid4()
+    database.verdict = lambda entry: {
+        "verdict": "stop",
+        "code": "CANCELLED",
+        "detail": {"step": 2},
+        "cancel_requested": True,
+        "started": [
+            {"step_number": 1, "position": 0, "taken": True, "input": {"q": 2}, "edited": True, "attempt": 2}
+        ],
+        "calls": [
+            {"step_number": 1, "position": 0, "call_id": "c", "tool_name": "t", "input": {}, "output": None}
+            | {"effect": "unsafe", "status": "unknown"}
+        ],
+        "reviews": [
+            {"id": str(review), "step_number": 1, "position": 0, "kind": "approval"}
+            | {"status": "approved", "used": False}
+        ],
+        "messages": [{"id": str(message), "content": "hi"}],
+    }
+    async with _writing(database) as writer:
+        log, _ = _open(database, writer)
+        one, two = await asyncio.gather(log.append(_step(1)), log.append(_step(2)))
+    assert one is two
+    assert isinstance(one, Verdict)
+    assert (one.kind, one.code, one.detail) == ("stop", "CANCELLED", {"step": 2})
+    assert one.started[0].input == {"q": 2}
+    assert one.calls[0].status == "unknown"
+    assert one.reviews[0].id == review
+    assert one.messages[0].id == message
+    assert log.cancel_requested
+
+
+async def test_a_lost_answer_is_asked_for_again_with_the_same_bytes(database: FakeDatabase) -> None:
+    database.faults.extend(["lost", "down", "lost"])
+    database.latency_s = 0.001
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        first = log.append(_step(1))
+        await asyncio.sleep(0.0005)
+        second = log.append(_step(2))  # gathers: it must not join what is under way already
+        assert (await first).kind == "ok"
+        assert (await second).kind == "ok"
+    assert [step["step_number"] for step in run.rows("steps")] == [1, 2]
+    assert all(len(bodies) == 1 for bodies in database.bodies.values())
+
+
+async def test_a_busy_run_delays_no_other(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        (held, held_run), (free, _) = _open(database, writer), _open(database, writer)
+        database.busy = lambda run: run == held.key
+        waiting = held.append(_step(1))
+        for number in range(1, 6):
+            assert (await free.append(_step(number))).kind == "ok"
+        assert not waiting.done()
+        more = held.append(_step(2))
+        database.busy = lambda run: False
+        assert (await waiting).kind == "ok"
+        assert (await more).kind == "ok"
+    assert [entry["seq"] for entry in held_run.entries] == [1, 2]
+    assert all(len(bodies) == 1 for bodies in database.bodies.values())
+
+
+@pytest.mark.parametrize("reason", ["fence", "gap"])
+async def test_a_run_that_is_not_ours_answers_fenced_for_ever(database: FakeDatabase, reason: str) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        await log.append(_step(1))
+        if reason == "fence":
+            run.fence = 2
+        else:
+            run.recorded_seq = 0
+        database.latency_s = 0.001
+        pending = [log.append(_step(2))]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        pending.append(log.append(_step(3)))
+        assert [verdict.kind for verdict in await asyncio.gather(*pending)] == ["fenced", "fenced"]
+        assert (await log.append(_step(4))).kind == "fenced"
+        assert log.closed
+
+
+@pytest.mark.parametrize("code", ["22P05", "23514", "54000", "RH013", "413", "P0001"])
+async def test_a_culprit_is_found_and_the_others_are_stored(database: FakeDatabase, code: str) -> None:
+    database.poison = lambda entry: code if "poison" in str(entry) else None
+    async with _writing(database) as writer:
+        logs = [_open(database, writer) for _ in range(9)]
+        futures = [log.append(_step(1, "poison" if n == 5 else "")) for n, (log, _) in enumerate(logs)]
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        for n, answer in enumerate(answers):
+            if n == 5:
+                assert isinstance(answer, StoreError)
+                assert isinstance(answer.__cause__, Refused)
+            else:
+                assert answer == Verdict(kind="ok")
+                assert logs[n][1].recorded_seq == 1
+
+
+async def test_after_a_refusal_a_run_may_only_end_itself(database: FakeDatabase) -> None:
+    database.poison = lambda entry: "22P05" if "poison" in str(entry) else None
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        await log.append(_step(1))
+        bad = log.append(_step(2, "poison"))
+        behind = log.append(Entry(results=[Result(step_number=2, position=0, status="succeeded")]))
+        for future in (
+            bad,
+            behind,
+            log.append(_step(3)),
+            log.append(Entry(state={}, transition=Transition(to="completed"))),
+        ):
+            with pytest.raises(StoreError):
+                await future
+        assert (await log.append(FAIL)).kind == "ok"
+    assert run.status == "failed"
+    assert [entry["seq"] for entry in run.entries] == [1, 2]
+    assert len(run.rows("steps")) == 1
+
+
+async def test_an_entry_too_large_to_send_breaks_only_its_own_run(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runhold.store.codec.MAX_PART_BYTES", 1000)
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        fine = log.append(_step(1))
+        with pytest.raises(StoreError, match="too large"):
+            await log.append(_step(2, "x" * 2000))
+        assert (await fine).kind == "ok"  # what came before it is stored
+        assert (await log.append(FAIL)).kind == "ok"
+    assert [step["step_number"] for step in run.rows("steps")] == [1]
+
+
+async def test_an_entry_that_always_fails_without_blame_ends_up_alone_and_is_given_up(
+    database: FakeDatabase,
+) -> None:
+    database.poison = lambda entry: "57014" if "slow" in str(entry) else None
+    async with _writing(database) as writer:
+        slow, _ = _open(database, writer)
+        others = [_open(database, writer) for _ in range(5)]
+        bad = slow.append(_step(1, "slow"))
+        number = 0
+        while not bad.done():
+            number += 1
+            assert number < 100
+            answers = await asyncio.gather(*(log.append(_step(number)) for log, _ in others))
+            assert {answer.kind for answer in answers} == {"ok"}
+        with pytest.raises(StoreError):
+            await bad
+
+
+async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:
+    database.faults.extend(["timeout"] * 60)
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(4)]
+        answers = await asyncio.gather(*(log.append(_step(1)) for log in logs))
+    assert {answer.kind for answer in answers} == {"ok"}
+
+
+async def test_a_lost_lease_ends_all_attempts(database: FakeDatabase) -> None:
+    lost = False
+    database.faults.extend(["down"] * 1000)
+    async with _writing(database, lease_lost=lambda: lost) as writer:
+        log, _ = _open(database, writer)
+        waiting = [log.append(_step(1)), log.append(_step(2))]
+        await asyncio.sleep(0.01)
+        assert not waiting[0].done()
+        lost = True
+        assert [verdict.kind for verdict in await asyncio.gather(*waiting)] == ["fenced", "fenced"]
+        sent = len(database.calls)
+        await asyncio.sleep(0.01)
+        assert len(database.calls) == sent
+
+
+async def test_a_dead_worker_drops_everything_and_says_so(database: FakeDatabase) -> None:
+    told: list[str] = []
+    database.faults.append("dead")
+    async with _writing(database, on_worker_dead=lambda: told.append("dead")) as writer:
+        (one, _), (two, _) = _open(database, writer), _open(database, writer)
+        verdicts = await asyncio.gather(one.append(_step(1)), two.append(_step(1)))
+        assert {verdict.kind for verdict in verdicts} == {"fenced"}
+        assert told == ["dead"]
+        assert (await writer.open(uuid4(), 1).append(_step(1))).kind == "fenced"
+
+
+async def test_flushes_are_bounded_in_entries_and_bytes(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(MAX_FLUSH_ENTRIES + 10)]
+        await asyncio.gather(*(log.append(_step(1)) for log in logs))
+        assert [len(call) for call in database.calls] == [MAX_FLUSH_ENTRIES, 10]
+        database.calls.clear()
+        await asyncio.gather(*(log.append(_step(2, "x" * (MAX_FLUSH_BYTES // 2))) for log in logs[:3]))
+        await logs[0].append(_step(3, "x" * (2 * MAX_FLUSH_BYTES)))
+        assert [len(call) for call in database.calls] == [1, 1, 1, 1]
+
+
+async def test_whoever_stops_waiting_disturbs_nobody(database: FakeDatabase) -> None:
+    database.latency_s = 0.001
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        gone, stays = log.append(_step(1)), log.append(_step(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).kind == "ok"
+        assert await writer.drain(1)
+    assert len(run.rows("steps")) == 2
+
+
+async def test_draining_waits_for_all_answers_but_not_for_ever(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, _ = _open(database, writer)
+        assert await writer.drain(0.1)
+        database.busy = lambda run: True
+        log.append(_step(1))
+        assert not await writer.drain(0.02)
+        database.busy = lambda run: False
+        assert await writer.drain(1)
+
+
+async def test_an_unreadable_verdict_uses_up_its_number(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        database.verdict = lambda entry: {"verdict": "ok", "started": [{"step_number": "x"}]}
+        with pytest.raises(StoreError):
+            await log.append(_step(1))
+        database.verdict = lambda entry: {"verdict": "ok"}
+        assert (await log.append(FAIL)).kind == "ok"
+    assert run.status == "failed"
+
+
+async def test_answers_that_do_not_match_the_question_are_asked_again(database: FakeDatabase) -> None:
+    real = database.record
+    wrong: Iterator[str] = iter(["shifted"])
+
+    async def record(worker_id: UUID, entries: Any) -> list[dict[str, Any]]:
+        verdicts = await real(worker_id, entries)
+        if next(wrong, None):
+            verdicts.reverse()
+        return verdicts
+
+    database.record = record  # type: ignore[method-assign]
+    async with _writing(database) as writer:
+        (one, run_one), (two, run_two) = _open(database, writer), _open(database, writer)
+        verdicts = await asyncio.gather(one.append(_step(1)), two.append(_step(1)))
+    assert {verdict.kind for verdict in verdicts} == {"ok"}
+    assert (run_one.recorded_seq, run_two.recorded_seq) == (1, 1)
+
+
+def test_the_codes_that_blame_data_are_not_those_worth_repeating() -> None:
+    blames = group_commit._blames_data  # pyright: ignore[reportPrivateUsage]
+    for code in ("22P05", "23505", "54000", "RH005", "413"):
+        assert blames(Refused("", code=code))
+    for code in ("40001", "53300", "08006", "57014", "42883", "PGRST202", "XX000"):
+        assert not blames(Refused("", code=code))

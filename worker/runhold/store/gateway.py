@@ -1,0 +1,145 @@
+"""Every worker RPC, typed in and out. ``docs/reference/worker-protocol.md`` is the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol, cast
+from uuid import UUID
+
+from runhold.errors import StoreUnavailable
+from runhold.loop.ports import Definition, JsonObject, Run
+from runhold.store.client import Rpc, connect
+from runhold.store.records import (
+    Claim,
+    Heartbeat,
+    Registration,
+    read_claim,
+    read_definitions,
+    read_heartbeat,
+    read_registration,
+    read_run,
+)
+
+CALL_TIMEOUT_S: Final = 10.0
+"""One attempt of one call. A third of the default lease: a later answer would be of no use."""
+
+POOL_SIZE: Final = 4
+"""Connections for records, claims and the occasional other call: each of them runs one at a time."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerInfo:
+    """Who registers.
+
+    :ivar id: new for every registration; a dead one is never used again.
+    :ivar capacity: runs at once.
+    :ivar lease_ms: the lease that this worker asks for, in milliseconds.
+    """
+
+    id: UUID
+    hostname: str
+    pid: int
+    version: str
+    capacity: int
+    lease_ms: int
+
+
+class RecordPort(Protocol):
+    """The one call that the group commit needs."""
+
+    async def record(self, worker_id: UUID, entries: Sequence[bytes]) -> list[JsonObject]:
+        """Store encoded entries; one attempt, one raw verdict per entry, in order."""
+        ...
+
+
+class Gateway:
+    """The worker's RPCs: safe to repeat, and (except record) repeated until ``deadline_s`` seconds passed."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    @classmethod
+    async def open(
+        cls, url: str, key: str, *, timeout_s: float = CALL_TIMEOUT_S, connections: int = POOL_SIZE
+    ) -> Gateway:
+        """A gateway with connections of its own. Opens none yet."""
+        return cls(Rpc(await connect(url, key, timeout_s=timeout_s, connections=connections)))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._rpc.aclose()
+
+    async def register(
+        self, worker: WorkerInfo, definitions: Sequence[JsonObject], *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> Registration:
+        """Announce a new worker and what its agents are."""
+        params = {"worker": asdict(worker), "definitions": definitions}
+        return read_registration(await self._rpc.call("agent_worker_register", params, deadline_s=deadline_s))
+
+    async def claim(
+        self,
+        worker_id: UUID,
+        seq: int,
+        definitions: Mapping[str, UUID],
+        n: int,
+        *,
+        deadline_s: float = CALL_TIMEOUT_S,
+    ) -> Claim:
+        """Take up to ``n`` pending runs. The same ``seq`` again answers the same runs, no new ones."""
+        params = {"worker_id": worker_id, "seq": seq, "definitions": definitions, "n": n}
+        return read_claim(await self._rpc.call("agent_worker_claim", params, deadline_s=deadline_s))
+
+    async def record(self, worker_id: UUID, entries: Sequence[bytes]) -> list[JsonObject]:
+        """Store encoded entries; one attempt, one raw verdict per entry, in order."""
+        body = b'{"worker_id":"%s","entries":[%s]}' % (str(worker_id).encode(), b",".join(entries))
+        answer = await self._rpc.post("agent_worker_record", body)
+        if not isinstance(answer, list) or [type(item) for item in cast("list[Any]", answer)] != [dict] * len(
+            entries
+        ):
+            raise StoreUnavailable("agent_worker_record did not answer one verdict per entry")
+        return cast("list[JsonObject]", answer)
+
+    async def heartbeat(
+        self, worker_id: UUID, held: Sequence[UUID], last_seq: int, *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> Heartbeat:
+        """Renew the lease; ``held`` are our runs, all of those claimed up to ``last_seq`` that still are."""
+        params = {"worker_id": worker_id, "held": held, "last_seq": last_seq}
+        return read_heartbeat(await self._rpc.call("agent_worker_heartbeat", params, deadline_s=deadline_s))
+
+    async def release(
+        self,
+        worker_id: UUID,
+        executions: Sequence[UUID],
+        reason: str,
+        *,
+        deadline_s: float = CALL_TIMEOUT_S,
+    ) -> int:
+        """Give runs back to the queue, uncounted. Returns how many were ours to give."""
+        params = {"worker_id": worker_id, "executions": executions, "reason": reason}
+        answer = await self._rpc.call("agent_worker_release", params, deadline_s=deadline_s)
+        return int(answer["released"])
+
+    async def stop(self, worker_id: UUID, *, draining: bool, deadline_s: float = CALL_TIMEOUT_S) -> None:
+        """Mark the worker draining, or (false) say goodbye."""
+        params = {"worker_id": worker_id, "draining": draining}
+        await self._rpc.call("agent_worker_stop", params, deadline_s=deadline_s)
+
+    async def sweep(self, *, deadline_s: float = CALL_TIMEOUT_S) -> JsonObject:
+        """Requeue runs of dead workers, expire reviews, repair. Returns counts."""
+        answer = await self._rpc.call("agent_sweep", {}, deadline_s=deadline_s)
+        return cast("JsonObject", answer) if isinstance(answer, dict) else {}
+
+    async def definitions(
+        self, ids: Sequence[UUID], *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> list[Definition]:
+        """Older definitions by id: what agents were when steps were decided."""
+        answer = await self._rpc.call("agent_worker_definitions", {"ids": ids}, deadline_s=deadline_s)
+        return read_definitions(answer)
+
+    async def log(
+        self, worker_id: UUID, execution_id: UUID, fence: int, *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> Run:
+        """A claimed run that was too large for the claim's answer, whole."""
+        params = {"worker_id": worker_id, "execution_id": execution_id, "fence": fence}
+        return read_run(await self._rpc.call("agent_worker_log", params, deadline_s=deadline_s))

@@ -1,0 +1,231 @@
+"""Group commit: all runs of a worker share its round trips to the database.
+
+While one flush is on its way the next one gathers; an idle writer sends at once. Per run at most one entry
+is under way: it is *sealed* (encoded, numbered) when it is put into a flush and stays as it is until the
+database has answered it, however often it must be sent. What the run appends meanwhile gathers behind it::
+
+    gathering ──take──> in flight ──ok, stop, continue──> answered
+                         │  ▲   └──fenced, gap──────────> closed: everything of the run answers `fenced`
+       outcome unknown,  │  │
+       or busy           └──┘ (again, unchanged)
+                         └──refused for its data────────> broken: StoreError; the run may only end itself
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+from runhold.errors import ConfigError, Refused, StoreError, WorkerDead, is_retryable
+from runhold.loop.ports import JsonObject
+from runhold.store.client import backoff_s
+from runhold.store.gateway import RecordPort
+from runhold.store.run_log import QueuedLog
+
+logger = logging.getLogger(__name__)
+
+MAX_FLUSH_ENTRIES: Final = 256
+"""The contract's limit: more rows locked at once means more runs that wait for the slowest."""
+
+MAX_FLUSH_BYTES: Final = 1024 * 1024
+"""About: keeps a flush well within time-outs and body limits in front of the database. A larger entry goes
+alone."""
+
+MAX_REFUSALS_ALONE: Final = 5
+"""An entry that the database refuses this often when it is sent alone, while it takes others, is the culprit,
+even if the error does not blame data (a statement time-out, an internal error)."""
+
+_DATA_CLASSES: Final = ("21", "22", "23", "54", "RH", "P0")
+_DATA_CODES: Final = frozenset({"400", "413", "414", "PGRST102"})
+
+
+class GroupCommit:
+    """The one writer of a registered worker.
+
+    :param port: the RPC.
+    :param worker_id: the id under which the runs were claimed.
+    :param lease_lost: whether the worker's runs belong to others by now: then nothing is sent any more.
+    :param on_worker_dead: called, in the loop, when the database says that this worker is dead.
+    """
+
+    def __init__(
+        self,
+        port: RecordPort,
+        worker_id: UUID,
+        *,
+        lease_lost: Callable[[], bool] = lambda: False,
+        on_worker_dead: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._port = port
+        self._worker_id = worker_id
+        self._lease_lost = lease_lost
+        self._on_worker_dead = on_worker_dead
+        self._logs: set[QueuedLog] = set()
+        self._ready: deque[QueuedLog] = deque()
+        self._wake = asyncio.Event()
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+        self._flush_limit = MAX_FLUSH_ENTRIES
+        self._failures = 0  # in a row
+        self._abandoned = False
+        self.flushes = 0
+        """Round trips so far."""
+
+    def open(self, execution_id: UUID, fence: int) -> QueuedLog:
+        """The log of a run that was just claimed."""
+        log = QueuedLog(self, execution_id, fence)
+        self._logs.add(log)
+        if self._abandoned:
+            log.close()
+        return log
+
+    async def run(self) -> None:
+        """Write, until cancelled: a task for as long as the worker is registered."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._ready:
+                if self._lease_lost():
+                    self.abandon()
+                    break
+                await self._flush(self._take())
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until all that was appended is answered; false if it is not after ``timeout_s`` seconds."""
+        try:
+            await asyncio.wait_for(self._all_answered.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """The runs are not ours any more: everything queued, now or later, answers ``fenced``."""
+        self._abandoned = True
+        self._ready.clear()
+        for log in tuple(self._logs):
+            log.close()
+
+    # -------------------------------------------------------------------------------- called by the logs
+
+    def enqueue(self, log: QueuedLog) -> None:
+        """Put ``log`` into one of the next flushes."""
+        self._ready.append(log)
+        self._wake.set()
+
+    def count(self, change: int) -> None:
+        """Keep count of appended entries without an answer."""
+        self._unanswered += change
+        if self._unanswered:
+            self._all_answered.clear()
+        else:
+            self._all_answered.set()
+
+    def forget(self, log: QueuedLog) -> None:
+        """The run of ``log`` is over for this worker."""
+        self._logs.discard(log)
+
+    # ---------------------------------------------------------------------------------------- the writer
+
+    def _take(self) -> list[QueuedLog]:
+        """The next flush: the runs that waited longest, each with its sealed entry."""
+        batch: list[QueuedLog] = []
+        size = 0
+        while self._ready and len(batch) < self._flush_limit:
+            log = self._ready[0]
+            sealed = log.seal()
+            if sealed is not None:
+                if batch and size + len(sealed.body) > MAX_FLUSH_BYTES:
+                    break
+                size += len(sealed.body)
+                batch.append(log)
+            self._ready.popleft()
+        return batch
+
+    async def _flush(self, batch: list[QueuedLog]) -> None:
+        """Send ``batch``; whatever happens, each of its runs is answered or queued again."""
+        parts = deque([batch])
+        while parts:
+            part = _under_way(parts.popleft())
+            if not part:
+                continue
+            try:
+                verdicts = await self._send(part)
+            except WorkerDead as error:
+                logger.warning("this worker is dead to the database: %s", error)
+                self.abandon()
+                self._on_worker_dead()
+                return
+            except (StoreError, ConfigError) as error:
+                if not _blames_data(error):
+                    await self._send_later(
+                        _under_way([*part, *(log for rest in parts for log in rest)]), error
+                    )
+                    return
+                if len(part) == 1:
+                    part[0].refuse(error)
+                else:  # find the culprit; the others are stored on the way
+                    middle = len(part) // 2
+                    parts.extendleft((part[middle:], part[:middle]))
+                continue
+            self._failures = 0
+            self._flush_limit = min(MAX_FLUSH_ENTRIES, self._flush_limit * 2)
+            for log, verdict in zip(part, verdicts, strict=True):
+                log.answer(verdict)
+
+    async def _send(self, part: Sequence[QueuedLog]) -> list[JsonObject]:
+        self.flushes += 1
+        verdicts = await self._port.record(
+            self._worker_id, [log.sealed.body for log in part if log.sealed is not None]
+        )
+        for log, verdict in zip(part, verdicts, strict=True):
+            if verdict.get("execution") != log.key or "verdict" not in verdict:
+                raise StoreError("agent_worker_record answered about another run than it was asked about")
+        return verdicts
+
+    async def _send_later(self, batch: list[QueuedLog], error: Exception) -> None:
+        """Nobody knows what happened to ``batch``, or the database can't now: pause, then send it again.
+
+        The next flushes are smaller, so that an entry that makes every flush fail ends up alone, where it
+        delays its own run only.
+        """
+        pause = backoff_s(self._failures, error)
+        self._failures += 1
+        self._flush_limit = max(1, len(batch) // 2)
+        level = logging.WARNING if self._failures == 1 else logging.DEBUG
+        logger.log(level, "%d entries will be sent again, the flush failed: %s", len(batch), error)
+        if len(batch) > 1:
+            self._ready.extendleft(reversed(batch))
+        elif batch and self._failures > 1:
+            self._ready.extend(batch)  # is it this one, or the database? The next in line will tell
+        elif batch:
+            self._delay(batch[0], error, pause)
+            return
+        await asyncio.sleep(pause)
+        self._wake.set()
+
+    def _delay(self, alone: QueuedLog, error: Exception, pause: float) -> None:
+        """One entry failed although the flush before it did not: let the others pass it."""
+        sealed = alone.sealed
+        if sealed is not None and isinstance(error, Refused):
+            sealed.refusals_alone += 1
+            if sealed.refusals_alone >= MAX_REFUSALS_ALONE:
+                alone.refuse(error)
+                return
+        alone.retry_in(pause)
+
+
+def _under_way(logs: Sequence[QueuedLog]) -> list[QueuedLog]:
+    """Those that still have something to send: a run may be lost while its entry waits."""
+    return [log for log in logs if log.sealed is not None]
+
+
+def _blames_data(error: Exception) -> bool:
+    """Whether a flush was refused for what is in it: sent again, it would be refused again."""
+    if not isinstance(error, Refused) or is_retryable(error):
+        return False
+    return error.code in _DATA_CODES or (len(error.code) == 5 and error.code.startswith(_DATA_CLASSES))

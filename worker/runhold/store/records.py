@@ -1,0 +1,255 @@
+"""What the worker RPCs answer, and JSON → records: answers are validated here and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, TypeVar, cast
+from uuid import UUID
+
+from pydantic import TypeAdapter, ValidationError
+
+from runhold.errors import StoreError
+from runhold.loop.ports import (
+    Definition,
+    JsonObject,
+    PersonMessage,
+    Review,
+    Run,
+    Started,
+    Step,
+    ToolCall,
+    Usage,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TypeSettings:
+    """What an operator says about an agent type, in force at once.
+
+    :ivar enabled: false is the kill switch.
+    :ivar approval_tools: tools that need a person's approval, whatever the agent's code says.
+    """
+
+    enabled: bool = True
+    approval_tools: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registration:
+    """The answer to ``agent_worker_register``.
+
+    :ivar definitions: agent type → id of the definition that this worker runs.
+    :ivar lease_ms: length of the lease in milliseconds, counted from *sending* the request.
+    """
+
+    definitions: Mapping[str, UUID]
+    lease_ms: int
+    schema_version: int = 1
+    types_version: int = 0
+    types: Mapping[str, TypeSettings] = field(default_factory=dict[str, TypeSettings])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """The answer to ``agent_worker_heartbeat``.
+
+    :ivar lease_ms: length of the renewed lease in milliseconds, counted from *sending* the request.
+    :ivar cancelled: runs of ours whose cancellation was requested.
+    :ivar lost: runs that we said we hold and that are not ours.
+    """
+
+    lease_ms: int
+    cancelled: Sequence[UUID] = ()
+    lost: Sequence[UUID] = ()
+    types_version: int = 0
+    types: Mapping[str, TypeSettings] = field(default_factory=dict[str, TypeSettings])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TruncatedRun:
+    """A claimed run that did not fit into the claim's answer: fetch it by ``agent_worker_log``."""
+
+    id: UUID
+    fence: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UnreadableRun:
+    """A claimed run whose record makes no sense here: give it back, it must not block the others."""
+
+    id: UUID
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The answer to ``agent_worker_claim``.
+
+    :ivar next_due: the earliest ``wake_at`` of a pending run that is not due yet.
+    :ivar more: another claim at once may find more.
+    """
+
+    runs: Sequence[Run]
+    truncated: Sequence[TruncatedRun]
+    unreadable: Sequence[UnreadableRun]
+    next_due: datetime | None
+    more: bool
+
+
+_registration: Final = TypeAdapter(Registration)
+_heartbeat: Final = TypeAdapter(Heartbeat)
+_definitions: Final = TypeAdapter(list[Definition])
+_steps: Final = TypeAdapter(list[Step])
+_calls: Final = TypeAdapter(list[ToolCall])
+_reviews: Final = TypeAdapter(list[Review])
+_messages: Final = TypeAdapter(list[PersonMessage])
+_started: Final = TypeAdapter(list[Started])
+_run: Final = TypeAdapter(Run)
+_time: Final = TypeAdapter(datetime | None)
+_uuid: Final = TypeAdapter(UUID)
+
+_USAGE: Final = ("input_tokens", "output_tokens", "cached_tokens")
+_OK: Final = Verdict(kind="ok")
+_KINDS: Final = frozenset({"ok", "stop", "continue", "fenced"})
+
+
+def read_registration(answer: Any) -> Registration:
+    """Validate the answer of ``agent_worker_register``."""
+    return _validated(_registration, _with_types(answer), "agent_worker_register")
+
+
+def read_heartbeat(answer: Any) -> Heartbeat:
+    """Validate the answer of ``agent_worker_heartbeat``."""
+    return _validated(_heartbeat, _with_types(answer), "agent_worker_heartbeat")
+
+
+def read_definitions(answer: Any) -> list[Definition]:
+    """Validate the answer of ``agent_worker_definitions``."""
+    return _validated(_definitions, answer or [], "agent_worker_definitions")
+
+
+def read_claim(answer: Any) -> Claim:
+    """Validate the answer of ``agent_worker_claim``, run by run: a broken run does not spoil the others."""
+    body = _given(answer)
+    runs: list[Run] = []
+    truncated: list[TruncatedRun] = []
+    unreadable: list[UnreadableRun] = []
+    for raw in cast("list[Any]", body.get("runs") or []):
+        try:
+            given = _given(raw)
+            if given.get("truncated"):
+                truncated.append(TruncatedRun(id=_uuid.validate_python(given["id"]), fence=given["fence"]))
+            else:
+                runs.append(_read_run(given))
+        except (ValidationError, StoreError, KeyError, TypeError) as error:
+            unreadable.append(_unreadable(raw, error))
+    return Claim(
+        runs=runs,
+        truncated=truncated,
+        unreadable=unreadable,
+        next_due=_validated(_time, body.get("next_due"), "agent_worker_claim"),
+        more=bool(body.get("more")),
+    )
+
+
+def read_run(answer: Any) -> Run:
+    """Validate the answer of ``agent_worker_log``."""
+    try:
+        return _read_run(_given(answer))
+    except ValidationError as error:
+        raise _malformed("agent_worker_log", error) from error
+
+
+def read_verdict(raw: JsonObject) -> Verdict:
+    """Validate one verdict of ``agent_worker_record`` that concerns the run (not ``busy`` or ``gap``)."""
+    if raw["verdict"] == "ok" and not any(
+        raw.get(key) for key in ("started", "messages", "cancel_requested", "calls", "reviews")
+    ):
+        return _OK  # nearly all of them
+    kind = raw["verdict"]
+    if kind not in _KINDS:
+        raise StoreError(f"agent_worker_record answered an unknown verdict: {kind!r}")
+    try:
+        return Verdict(
+            kind=kind,
+            code=raw.get("code"),
+            detail=raw.get("detail"),
+            cancel_requested=bool(raw.get("cancel_requested")),
+            started=_started.validate_python(_rows(raw, "started")),
+            calls=_calls.validate_python(_rows(raw, "calls")),
+            reviews=_reviews.validate_python(_rows(raw, "reviews")),
+            messages=_messages.validate_python(_rows(raw, "messages")),
+        )
+    except ValidationError as error:
+        raise _malformed("agent_worker_record", error) from error
+
+
+def _read_run(given: JsonObject) -> Run:
+    defaults: JsonObject = {"tenant_id": None, "outage_since": None, "state": {}, "limits": {}}
+    defaults |= {"active_ms": 0, "cost_usd": 0.0, "cancel_requested": False, "approval_tools": ()}
+    lists = {
+        "steps": _steps.validate_python([_step(row) for row in _rows(given, "steps")]),
+        "calls": _calls.validate_python(_rows(given, "calls")),
+        "reviews": _reviews.validate_python(_rows(given, "reviews")),
+        "messages": _messages.validate_python(_rows(given, "messages")),
+    }
+    return _run.validate_python(defaults | given | lists)
+
+
+def _step(given: JsonObject) -> JsonObject:
+    usage = Usage(
+        **{name: given.get(name) or 0 for name in _USAGE}, estimated=bool(given.get("usage_estimated"))
+    )
+    return {**given, "usage": usage}
+
+
+def _with_types(answer: Any) -> JsonObject:
+    body = _given(answer)
+    types = _given(body.get("types") or {})
+    return {**body, "types": {name: _given(settings) for name, settings in types.items()}}
+
+
+def _rows(given: JsonObject, name: str) -> list[JsonObject]:
+    """The list under ``name``, nulls within its rows taken as absent."""
+    return [_given(row) for row in given.get(name) or ()]
+
+
+def _given(value: Any) -> JsonObject:
+    """A JSON object without its nulls: absent and null mean the same."""
+    if not isinstance(value, dict):
+        raise StoreError(f"the database answered {type(value).__name__} where an object was expected")
+    return {key: item for key, item in cast("JsonObject", value).items() if item is not None}
+
+
+def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
+    try:
+        run_id = _uuid.validate_python(raw["id"])
+    except (ValidationError, KeyError, TypeError) as nameless:
+        raise StoreError("agent_worker_claim answered a run without an id") from nameless
+    return UnreadableRun(id=run_id, problem=_reason(error))
+
+
+def _validated(adapter: TypeAdapter[T], value: Any, function: str) -> T:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _malformed(function, error) from error
+
+
+def _malformed(function: str, error: ValidationError) -> StoreError:
+    return StoreError(
+        f"the answer of {function} is not what this worker understands ({_reason(error)}): "
+        "the migrations and the worker are of different versions"
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,208 @@
+"""One claimed run's way to the database: what it appended, in order, and what the database said to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+from runhold.errors import StoreError
+from runhold.loop.ports import Entry, JsonObject, Verdict
+from runhold.store.codec import is_transition_only
+from runhold.store.compound import Compound
+from runhold.store.records import read_verdict
+
+logger = logging.getLogger(__name__)
+
+BUSY_PAUSE_S: Final = (0.02, 0.08)
+"""How long a run waits when someone else holds its row (a decision, a cancel): those take milliseconds."""
+
+MAX_BUSY_FACTOR: Final = 5
+"""How far the pause grows when the row stays held."""
+
+_FENCED: Final = Verdict(kind="fenced")
+
+
+class Writer(Protocol):
+    """What a log needs of the group commit."""
+
+    def enqueue(self, log: QueuedLog) -> None:
+        """Put ``log`` into one of the next flushes."""
+        ...
+
+    def count(self, change: int) -> None:
+        """Keep count of appended entries without an answer."""
+        ...
+
+    def forget(self, log: QueuedLog) -> None:
+        """The run of ``log`` is over for this worker."""
+        ...
+
+
+@dataclass(slots=True)
+class Sealed:
+    """An entry as it is sent until it is answered: encoded, under its number."""
+
+    compound: Compound
+    seq: int
+    body: bytes
+    refusals_alone: int = 0
+
+
+class QueuedLog:
+    """A ``RunLog`` whose head may be under way to the database.
+
+    After an entry could not be stored (``StoreError``) everything behind it is refused too, because it may
+    build on it. Only an entry that does nothing but end the run is still taken.
+    """
+
+    def __init__(self, writer: Writer, execution_id: UUID, fence: int) -> None:
+        self.key = str(execution_id)
+        self.sealed: Sealed | None = None
+        self.cancel_requested = False
+        """Whether a verdict said so."""
+        self.closed = False
+        """Whether the run is over for this worker: it left, or belongs to someone else."""
+        self._writer = writer
+        self._fence = fence
+        self._next_seq = 1
+        self._gathering: deque[Compound] = deque()
+        self._queued = False  # in the writer's queue, or waiting to be put there again
+        self._broken: StoreError | None = None
+        self._busy_rounds = 0
+        self._loop = asyncio.get_running_loop()
+        self.moved_at = self._loop.time()
+        """When something was appended or answered last, on the loop's clock: the run's pulse."""
+
+    def append(self, entry: Entry) -> asyncio.Future[Verdict]:
+        """Queue ``entry`` and return at once; see ``RunLog.append``."""
+        self.moved_at = self._loop.time()
+        future: asyncio.Future[Verdict] = self._loop.create_future()
+        if self.closed:
+            future.set_result(_FENCED)
+        elif self._broken is not None and not is_transition_only(entry):
+            _fail(future, self._broken)
+        else:
+            try:
+                self._gather(entry, future)
+            except StoreError as error:
+                self._broken = error
+                _fail(future, error)
+        return future
+
+    # ------------------------------------------------------------------------------ called by the writer
+
+    def seal(self) -> Sealed | None:
+        """The entry to send now: the one that was sent before, until it is answered. None: there is none."""
+        self._queued = False
+        if self.sealed is None and self._gathering:
+            compound = self._gathering.popleft()
+            body = compound.encode(self.key, self._fence, self._next_seq)
+            self.sealed = Sealed(compound, self._next_seq, body)
+        return self.sealed
+
+    def answer(self, raw: JsonObject) -> None:
+        """Take the database's verdict on the sealed entry."""
+        sealed = self.sealed
+        if sealed is None:  # abandoned while it was under way
+            return
+        self.moved_at = self._loop.time()
+        kind = raw["verdict"]
+        if kind == "busy":
+            self._busy_rounds = min(self._busy_rounds + 1, MAX_BUSY_FACTOR)
+            self.retry_in(random.uniform(*BUSY_PAUSE_S) * self._busy_rounds)
+            return
+        self._busy_rounds = 0
+        if kind in ("fenced", "gap"):
+            if kind == "gap":
+                logger.error("run %s: the database misses an entry before %d", self.key, sealed.seq)
+            self.close()
+            return
+        self._next_seq = sealed.seq + 1
+        try:
+            verdict = read_verdict(raw)
+        except StoreError as error:  # it is stored, but what the database said to it is lost on us
+            self._refuse(error)
+            return
+        self.cancel_requested = self.cancel_requested or verdict.cancel_requested
+        self.sealed = None
+        self._settle(sealed.compound, verdict)
+        if self._gathering:
+            self._enqueue()
+
+    def refuse(self, error: Exception) -> None:
+        """The sealed entry can't be stored. Its number stays free, because nothing was."""
+        problem = StoreError(f"the database can't store an entry of this run: {error}")
+        problem.__cause__ = error
+        self._refuse(problem)
+
+    def retry_in(self, pause_s: float) -> None:
+        """Send the sealed entry again, unchanged, after ``pause_s`` seconds."""
+        self._queued = True
+        self._loop.call_later(pause_s, self._retry)
+
+    def close(self) -> None:
+        """The run is over for this worker: everything queued, now or later, answers ``fenced``."""
+        self.closed = True
+        sealed, self.sealed = self.sealed, None
+        if sealed is not None:
+            self._settle(sealed.compound, _FENCED)
+        self._settle_gathering(_FENCED)
+        self._writer.forget(self)
+
+    # -------------------------------------------------------------------------------------------- within
+
+    def _gather(self, entry: Entry, future: asyncio.Future[Verdict]) -> None:
+        compound = self._gathering[-1] if self._gathering else None
+        if compound is not None and compound.accepts(entry):
+            compound.add(entry, future)
+        else:
+            compound = Compound()
+            compound.add(entry, future)
+            self._gathering.append(compound)
+        self._writer.count(1)
+        self._enqueue()
+
+    def _enqueue(self) -> None:
+        if not self._queued and self.sealed is None:
+            self._queued = True
+            self._writer.enqueue(self)
+
+    def _retry(self) -> None:
+        self._queued = False
+        if self.sealed is not None:
+            self._queued = True
+            self._writer.enqueue(self)
+        elif self._gathering:
+            self._enqueue()
+
+    def _refuse(self, problem: StoreError) -> None:
+        sealed, self.sealed = self.sealed, None
+        if sealed is not None:
+            logger.error("run %s: entry %d is not stored: %s", self.key, sealed.seq, problem)
+            self._settle(sealed.compound, problem)
+        self._broken = problem
+        self._settle_gathering(problem)
+
+    def _settle_gathering(self, outcome: Verdict | StoreError) -> None:
+        while self._gathering:
+            self._settle(self._gathering.popleft(), outcome)
+
+    def _settle(self, compound: Compound, outcome: Verdict | StoreError) -> None:
+        self._writer.count(-len(compound.futures))
+        for future in compound.futures:
+            if future.done():  # whoever waited was cancelled
+                continue
+            if isinstance(outcome, Verdict):
+                future.set_result(outcome)
+            else:
+                _fail(future, outcome)
+
+
+def _fail(future: asyncio.Future[Verdict], error: StoreError) -> None:
+    future.set_exception(error)
+    future.exception()  # an answer need not be awaited: keeps "never retrieved" out of the log
