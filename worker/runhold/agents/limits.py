@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from copy import copy
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 from runhold.errors import AgentDefinitionError
@@ -72,9 +73,13 @@ class Limits:
 
         Keys that are absent or null keep the definition's value; unknown ones (newer database) are left out.
         """
-        own = {field.name for field in fields(self)}
-        given = {key: value for key, value in effective.items() if key in own and value is not None}
-        return Limits(**{**asdict(self), **given})
+        tight = copy(self)
+        for key, value in effective.items():
+            if key in self.__slots__ and value is not None:
+                # Not validated again: whoever leaves a run too little to work with gets the limit's error
+                # code.
+                object.__setattr__(tight, key, value)
+        return tight
 
     def as_json(self) -> dict[str, Any]:
         """The limits as they are registered with the definition."""

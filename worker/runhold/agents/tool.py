@@ -133,7 +133,8 @@ def tool(
     :param description: what the model is told; the function's docstring by default.
     :raises AgentDefinitionError: the function or an option can't work; the message says what to change.
     """
-    scope = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage] - types may be local to a function
+    # where the function is written: its annotations may name types that are local there
+    scope = sys._getframe(1).f_locals  # pyright: ignore[reportPrivateUsage]
 
     def decorate(function: Callable[..., Any]) -> Tool[..., Any]:
         return _build(
@@ -183,9 +184,12 @@ def _build(
         function=function,
         arguments=arguments_model(tool_name, parameters, hints),
         takes_context=takes_context,
-        is_async=inspect.iscoroutinefunction(function)
-        or inspect.iscoroutinefunction(getattr(function, "__call__", None)),  # noqa: B004 - an object with async __call__
+        is_async=_is_async(function),
     )
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(function.__call__)
 
 
 def _require_options(name: str, effect: object, approval: object, timeout: object) -> None:

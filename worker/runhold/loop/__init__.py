@@ -1,0 +1,7 @@
+"""The guarded loop: takes a claimed run as far as it goes. It knows no SQL and no HTTP, see :mod:`.ports`."""
+
+from runhold.loop.conversation import build_request
+from runhold.loop.endings import Outcome
+from runhold.loop.run import run_agent
+
+__all__ = ["Outcome", "build_request", "run_agent"]

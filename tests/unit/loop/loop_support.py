@@ -1,0 +1,547 @@
+"""A run's row and log in memory, by the rules of docs/reference/worker-protocol.md, and a model with a
+script.
+
+``Row`` is the database: it outlives workers. ``Row.claim()`` gives what a worker gets, after a round trip
+through something as forgetful as ``jsonb``. ``work()`` is a worker that takes the run as far as it goes. A
+crash is a worker whose task is cancelled (it writes nothing more) followed by ``Row.lose_worker()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from runhold import Agent
+from runhold.loop import Outcome, run_agent
+from runhold.loop.ports import (
+    Definition,
+    Entry,
+    ModelReply,
+    PersonMessage,
+    Review,
+    Run,
+    Started,
+    Step,
+    ToolCall,
+    Transition,
+    Usage,
+    Verdict,
+)
+
+LIMIT_CODES = {
+    "max_steps": "MAX_STEPS_EXCEEDED",
+    "max_tokens": "MAX_TOKENS_EXCEEDED",
+    "max_cost_usd": "MAX_COST_EXCEEDED",
+    "max_tool_calls": "MAX_TOOL_CALLS_EXCEEDED",
+    "total_timeout_s": "TOTAL_TIMEOUT",
+}
+FINAL = ("succeeded", "failed", "rejected")
+
+
+def through_jsonb(value: Any) -> Any:
+    """What comes back of a value that was stored: keys in another order, numbers written as numeric prints
+    them."""
+
+    def forgetful(item: Any) -> Any:
+        if isinstance(item, Mapping):
+            return {key: forgetful(item[key]) for key in sorted(item, key=lambda k: (len(k), k))}
+        if isinstance(item, (list, tuple)):
+            return [forgetful(part) for part in item]
+        if isinstance(item, float):
+            return Number(format(Decimal(repr(item)) + 0, "f"))
+        return item
+
+    class Number(float):
+        def __new__(cls, text: str) -> Number:
+            number = super().__new__(cls, text)
+            number.text = text
+            return number
+
+        text: str
+
+    # json can't be told how to write a float: write placeholders and put the digits in
+    numbers: list[str] = []
+
+    def placeholders(item: Any) -> Any:
+        if isinstance(item, Number):
+            numbers.append(item.text)
+            return f"@@{len(numbers) - 1}@@"
+        if isinstance(item, dict):
+            return {key: placeholders(part) for key, part in item.items()}
+        if isinstance(item, list):
+            return [placeholders(part) for part in item]
+        return item
+
+    text = json.dumps(placeholders(forgetful(value)), allow_nan=False)
+    text.encode()
+    assert "\\u0000" not in text, "jsonb refuses NUL"
+    for index, digits in enumerate(numbers):
+        text = text.replace(f'"@@{index}@@"', digits)
+    return json.loads(text)
+
+
+class FakeClock:
+    """Time that tests move."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.today = datetime(2026, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def now(self) -> datetime:
+        return self.today
+
+    def advance(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.today += timedelta(seconds=seconds)
+
+
+class Signals:
+    """What the worker knows of the run."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self.draining = False
+        self.lease_ok = True
+        self._cancelled = asyncio.Event()
+
+    @property
+    def cancel_requested(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """The heartbeat's answer says so."""
+        self._row.cancel_requested = True
+        self._cancelled.set()
+
+    def may_start_effect(self) -> bool:
+        return self.lease_ok
+
+    async def wait_for_cancel(self) -> None:
+        await self._cancelled.wait()
+
+
+@dataclass
+class Row:
+    """One run in the database."""
+
+    input: dict[str, Any] = field(default_factory=lambda: {"topic": "tea"})
+    limits: dict[str, Any] = field(default_factory=dict)
+    approval_tools: Sequence[str] = ()
+    status: str = "pending"
+    fence: int = 0
+    steps: list[Step] = field(default_factory=list)
+    calls: dict[tuple[int, int], ToolCall] = field(default_factory=dict)
+    reviews: list[Review] = field(default_factory=list)
+    edits: dict[UUID, dict[str, Any]] = field(default_factory=dict)
+    summaries: list[str] = field(default_factory=list)
+    messages: list[PersonMessage] = field(default_factory=list)
+    state: dict[str, Any] = field(default_factory=dict)
+    active_ms: int = 0
+    cancel_requested: bool = False
+    outage_since: datetime | None = None
+    result: Any = None
+    error: str | None = None
+    detail: Any = None
+    transitions: list[Transition] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    max_unconfirmed_steps: int = 0
+    id: UUID = field(default_factory=uuid4)
+
+    # ------------------------------------------------------------------------------------- the worker's side
+
+    def claim(self) -> Run:
+        assert self.status == "pending", self.status
+        self.status = "running"
+        self.fence += 1
+        return Run(
+            id=self.id,
+            user_id=UUID(int=7),
+            tenant_id="acme",
+            agent_type="helper",
+            fence=self.fence,
+            attempt=1,
+            input=through_jsonb(self.input),
+            state=through_jsonb(self.state),
+            limits=self.limits,
+            active_ms=self.active_ms,
+            cost_usd=sum(step.cost_usd for step in self.steps),
+            created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            cancel_requested=self.cancel_requested,
+            approval_tools=self.approval_tools,
+            outage_since=self.outage_since,
+            steps=[_stored_step(step) for step in self.steps],
+            calls=self._sorted_calls(),
+            reviews=list(self.reviews),
+            messages=list(self.messages),
+        )
+
+    def apply(self, entry: Entry, fence: int) -> Verdict:
+        if self.status != "running" or fence != self.fence:
+            return Verdict(kind="fenced")
+        self.entries.append(entry)
+        transition = entry.transition
+        intents = bool(entry.starts or entry.reviews) or any(
+            call.status in ("pending", "awaiting_review", "running") for call in entry.calls
+        )
+        pause = transition is not None and transition.to == "awaiting_review"
+        code = detail = None
+        if intents or pause:
+            code, detail = ("CANCELLED", None) if self.cancel_requested else self._passed(entry) if intents
+        else (None, None) self._store(entry, stop=code is not None)
+        started = [] if code else [self._start(start.step_number, start.position) for start in entry.starts]
+        kind = "stop" if code else "ok"
+        if pause and not code and not any(review.status == "pending" for review in self.reviews):
+            kind = "continue"
+        if transition is not None and kind == "ok":
+            self._move(transition)
+        return Verdict(
+            kind=kind,
+            code=code,
+            detail=detail,
+            cancel_requested=self.cancel_requested,
+            started=started,
+            calls=self._sorted_calls() if kind == "continue" else (),
+            reviews=list(self.reviews) if kind == "continue" else (),
+            messages=list(self.messages),
+        )
+
+    def _passed(self, entry: Entry) -> tuple[str | None, Any]:
+        step = entry.step
+        used = {
+            "max_steps": len(self.steps) + (step is not None),
+            "max_tokens": self.tokens + (_tokens(step) if step else 0),
+            "max_tool_calls": len(self.calls) + len(entry.calls),
+            "total_timeout_s": (self.active_ms + entry.active_ms) / 1000,
+        }
+        for name, amount in used.items():
+            if self.limits.get(name) is not None and amount > self.limits[name]:
+                return LIMIT_CODES[name], {"limit": name, "allowed": self.limits[name], "used": amount}
+        return None, None
+
+    def _store(self, entry: Entry, *, stop: bool) -> None:
+        self.active_ms += entry.active_ms
+        if entry.step is not None:
+            assert entry.step.step_number == len(self.steps) + 1
+            self.steps.append(entry.step)
+            self.messages = [m for m in self.messages if m.id not in entry.step.delivered]
+            self.outage_since = None
+        for call in entry.calls:
+            if not stop or call.status in FINAL:
+                assert (call.step_number, call.position) not in self.calls
+                self.calls[call.step_number, call.position] = replace(
+                    call, input=through_jsonb(call.input), attempt=int(call.status == "running")
+                )
+        for result in entry.results:
+            call = self.calls.get((result.step_number, result.position))
+            if call is not None and call.status in ("pending", "running"):
+                self.calls[result.step_number, result.position] = replace(
+                    call,
+                    status=result.status,
+                    output=through_jsonb(result.output),
+                    shown=through_jsonb(result.shown),
+                    error=through_jsonb(result.error),
+                )
+        if not stop:
+            for review in entry.reviews:
+                key = (review.step_number, review.position)
+                if review.kind != "unknown_outcome" and self.calls[key].status in ("pending", "running"):
+                    self.calls[key] = replace(self.calls[key], status="awaiting_review")
+                self._open(key, review.kind, review.summary)
+            self._ask_about_unknown()
+        if entry.state is not None:
+            self.state = through_jsonb(entry.state)
+
+    def _ask_about_unknown(self) -> None:
+        for key, call in self.calls.items():
+            asked = any(r.status == "pending" and (r.step_number, r.position) == key for r in self.reviews)
+            if call.status == "unknown" and not asked:
+                self._open(key, "unknown_outcome", f"Did {call.tool_name} happen?")
+
+    def _open(self, key: tuple[int, int], kind: Any, summary: str) -> None:
+        self.reviews.append(
+            Review(id=uuid4(), step_number=key[0], position=key[1], kind=kind, status="pending", used=False)
+        )
+        self.summaries.append(through_jsonb(summary))
+
+    def _start(self, step_number: int, position: int) -> Started:
+        key = (step_number, position)
+        call, reason = self.calls[key], None
+        if call.status == "awaiting_review":
+            index = next(
+                (
+                    i
+                    for i, r in enumerate(self.reviews)
+                    if (r.step_number, r.position) == key and r.status == "approved" and not r.used
+                ),
+                None,
+            )
+            if index is None:
+                reason = "not_approved"
+            else:
+                review = self.reviews[index] = replace(self.reviews[index], used=True)
+                if review.id in self.edits:
+                    call = replace(call, input=self.edits[review.id], edited=True)
+        elif call.status != "pending":
+            reason = "not_pending"
+        if reason is None:
+            call = self.calls[key] = replace(call, status="running", attempt=call.attempt + 1)
+        return Started(
+            step_number=step_number,
+            position=position,
+            taken=reason is None,
+            input=through_jsonb(call.input),
+            edited=call.edited,
+            attempt=call.attempt,
+            reason=reason,
+        )
+
+    def _move(self, transition: Transition) -> None:
+        self.transitions.append(transition)
+        to = transition.to
+        if self.cancel_requested and to in ("completed", "failed", "pending"):
+            to = "cancelled"
+        self.status, self.result, self.error = to, through_jsonb(transition.result), transition.error
+        self.detail = through_jsonb(transition.detail)
+        if transition.reason == "model_outage" and self.outage_since is None:
+            self.outage_since = datetime(2026, 1, 1, tzinfo=UTC)
+
+    # ------------------------------------------------------------------------------------- everyone else's
+
+    def lose_worker(self) -> None:
+        """The lease ended."""
+        for key, call in self.calls.items():
+            if call.status == "running":
+                unsafe = call.effect == "unsafe"
+                self.calls[key] = replace(call, status="unknown" if unsafe else "pending")
+        self._ask_about_unknown()
+        waits = any(call.status == "unknown" for call in self.calls.values())
+        self.status = "awaiting_review" if waits else "pending"
+
+    def decide(self, status: str, *, index: int = -1, edit: Any = None, answer: Any = None, comment: Any =
+    None) -> None:
+        """A person decides about the last pending review (or the one at ``index`` of the pending ones)."""
+        pending = [i for i, review in enumerate(self.reviews) if review.status == "pending"]
+        at = pending[index]
+        review = self.reviews[at] = replace(
+            self.reviews[at], status=status, comment=comment, answer=answer  # pyright: ignore
+        )
+        key = (review.step_number, review.position)
+        call = self.calls[key]
+        if edit is not None:
+            self.edits[review.id] = edit
+        match review.kind, status:
+            case "approval" | "question", "rejected":
+                self.calls[key] = replace(call, status="rejected", error=comment)
+            case "question", _:
+                self.calls[key] = replace(call, status="succeeded", output=answer)
+            case "unknown_outcome", "approved" if answer["outcome"] == "happened":
+                self.calls[key] = replace(call, status="succeeded", output=answer.get("result"), error=None)
+            case "unknown_outcome", "approved":
+                self.calls[key] = replace(call, status="awaiting_review", error=None)
+            case _:
+                pass
+        if self.status == "awaiting_review" and not any(r.status == "pending" for r in self.reviews):
+            self.status = "pending"
+
+    @property
+    def tokens(self) -> int:
+        return sum(_tokens(step) for step in self.steps)
+
+    def call(self, step: int = 1, position: int = 0) -> ToolCall:
+        return self.calls[step, position]
+
+    def _sorted_calls(self) -> list[ToolCall]:
+        calls = [self.calls[key] for key in sorted(self.calls)]
+        return [replace(call, output=None) if call.shown is not None else call for call in calls]
+
+
+class Log:
+    """A worker's way to the row. ``hold`` keeps entries from the database until :meth:`release`."""
+
+    def __init__(self, row: Row, fence: int) -> None:
+        self.row = row
+        self.fence = fence
+        self.hold = False
+        self.broken = False
+        self._queue: deque[tuple[Entry, asyncio.Future[Verdict]]] = deque()
+
+    def append(self, entry: Entry) -> Awaitable[Verdict]:
+        verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        self._queue.append((entry, verdict))
+        steps = sum(queued.step is not None for queued, _ in self._queue)
+        self.row.max_unconfirmed_steps = max(self.row.max_unconfirmed_steps, steps)
+        if not self.hold:
+            asyncio.get_running_loop().call_soon(self.release)
+        return verdict
+
+    def release(self) -> None:
+        while self._queue:
+            entry, verdict = self._queue.popleft()
+            answer = self.row.apply(entry, self.fence)
+            if not verdict.done():
+                verdict.set_result(answer)
+
+
+Answer = ModelReply | BaseException | Callable[[], Any]
+
+
+class ScriptedModel:
+    """Answers from a script; keeps the requests. A callable item is called (and awaited) for its answer."""
+
+    def __init__(self, *script: Answer) -> None:
+        self.script = deque(script)
+        self.requests: list[dict[str, Any]] = []
+
+    async def complete(
+        self, body: dict[str, Any], *, timeout_s: float, on_text: Callable[[str], None] | None = None
+    ) -> ModelReply:
+        self.requests.append(json.loads(json.dumps(body)))
+        self.timeout_s = timeout_s
+        assert_well_formed(body)
+        assert self.script, f"no answer left for {body['messages'][-1]}"
+        item = self.script.popleft()
+        if callable(item):
+            item = item()
+            if asyncio.iscoroutine(item):
+                item = await item
+        if isinstance(item, BaseException):
+            raise item
+        if on_text is not None:
+            for piece in (item.message.get("content") or "").split():
+                on_text(piece)
+        return item
+
+    @property
+    def last_messages(self) -> list[dict[str, Any]]:
+        return self.requests[-1]["messages"]
+
+
+def assert_well_formed(body: dict[str, Any]) -> None:
+    """What a provider would refuse with a 400."""
+    open_calls: list[str] = []
+    for message in body["messages"]:
+        if message["role"] == "tool":
+            assert message["tool_call_id"] in open_calls
+            open_calls.remove(message["tool_call_id"])
+            assert isinstance(message["content"], str)
+        else:
+            assert not open_calls, f"unanswered tool calls {open_calls}"
+        if message["role"] == "assistant":
+            assert message.get("tool_calls") != []
+            open_calls = [call["id"] for call in message.get("tool_calls") or ()]
+    assert not open_calls
+
+
+def says(text: str | None, *, finish: str = "stop", usage: Any = (10, 5), **extra: Any) -> ModelReply:
+    """The model answers with text."""
+    return ModelReply(
+        message={"role": "assistant", "content": text, **extra}, finish_reason=finish, usage=_usage(usage)
+    )
+
+
+def asks(*calls: tuple[str, Any], usage: Any = (10, 5), finish: str = "tool_calls") -> ModelReply:
+    """The model calls tools: ``asks(("find", {"q": 1}), …)``. Arguments that are text are sent as they
+    are."""
+    asked = [
+        {
+            "id": f"call_{uuid4().hex[:6]}",
+            "type": "function",
+            "function": {"name": name, "arguments": args if isinstance(args, str) else json.dumps(args)},
+        }
+        for name, args in calls
+    ]
+    message = {"role": "assistant", "content": None, "tool_calls": asked}
+    return ModelReply(message=message, finish_reason=finish, usage=_usage(usage))
+
+
+def _usage(usage: Any) -> Usage | None:
+    return None if usage is None else Usage(input_tokens=usage[0], output_tokens=usage[1])
+
+
+def definition_of(agent: Agent, id: UUID = UUID(int=1)) -> Definition:
+    raw = through_jsonb(agent.definition())
+    return Definition(
+        id=id,
+        agent_type=raw["agent_type"],
+        version=raw["version"],
+        model=raw["model"],
+        instructions=raw["instructions"],
+        tools=raw["tools"],
+        params=raw["params"],
+        limits=raw["limits"],
+    )
+
+
+class Progress:
+    """Collects what is told to whoever watches."""
+
+    def __init__(self, *, wants_text: bool = False) -> None:
+        self.wants_text = wants_text
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, payload: Mapping[str, Any]) -> None:
+        self.events.append((event, dict(payload)))
+
+
+class Worker:
+    """One claim of the run by one worker."""
+
+    def __init__(self, row: Row, agent: Agent, model: ScriptedModel, **options: Any) -> None:
+        self.row = row
+        self.run = row.claim()
+        self.log = Log(row, self.run.fence)
+        self.signals = Signals(row)
+        self.clock = options.pop("clock", None) or FakeClock()
+        options.setdefault("definition", definition_of(agent))
+        self._work = run_agent(
+            self.run, agent, model=model, log=self.log, signals=self.signals, clock=self.clock, **options
+        )
+
+    async def go(self) -> Outcome:
+        return await asyncio.wait_for(self._work, 10)
+
+    def start(self) -> asyncio.Task[Outcome]:
+        self.task = asyncio.create_task(self._work)
+        return self.task
+
+    async def crash(self) -> None:
+        """The process dies: nothing that is queued arrives, nothing more is written."""
+        self.row.fence += 1
+        self.task.cancel()
+        await asyncio.wait({self.task})
+        self.row.lose_worker()
+
+
+async def work(row: Row, agent: Agent, model: ScriptedModel, **options: Any) -> Outcome:
+    return await Worker(row, agent, model, **options).go()
+
+
+async def until(condition: Callable[[], Any], timeout_s: float = 3) -> None:
+    """Wait until ``condition`` holds."""
+    end = asyncio.get_running_loop().time() + timeout_s
+    while not condition():
+        assert asyncio.get_running_loop().time() < end, "it never came true"
+        await asyncio.sleep(0.001)
+
+
+def _tokens(step: Step) -> int:
+    return step.usage.input_tokens + step.usage.output_tokens
+
+
+def _stored_step(step: Step) -> Step:
+    return replace(
+        step,
+        message=through_jsonb(step.message),
+        injected=through_jsonb(list(step.injected)),
+        request_params=through_jsonb(step.request_params),
+    )

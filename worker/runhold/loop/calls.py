@@ -1,0 +1,178 @@
+"""Run the tool calls of a step: in parallel, each intent durable before its effect, each result written when
+known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+from typing import Any, Final
+
+from runhold.agents import Limits
+from runhold.loop.endings import Ending
+from runhold.loop.execute import Work, abandoned, execute, not_run
+from runhold.loop.guard import Guard
+from runhold.loop.journal import Journal
+from runhold.loop.plan import ContextFactory
+from runhold.loop.ports import Entry, ProgressSink, Result, RunSignals
+from runhold.loop.state import RunState
+
+CANCEL_GRACE_S: Final = 5.0
+"""How long a running unsafe call may go on after a cancel: a known outcome is worth a short wait."""
+
+LEASE_WAIT_S: Final = 5.0
+"""How long a recorded intent waits for the lease to be renewed before the call counts as not run."""
+
+ABANDON_AFTER_S: Final = 2.0
+"""How long after its time-out, or its cancellation, a call that does not end is waited for."""
+
+_LEASE_POLL_S = 0.1
+
+Running = dict[asyncio.Task[Result], Work]
+
+
+class CallRunner:
+    """Runs prepared calls whose intents are in the journal."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        signals: RunSignals,
+        guard: Guard,
+        limits: Limits,
+        state: RunState,
+        context: ContextFactory,
+        executor: Executor,
+        progress: ProgressSink | None,
+    ) -> None:
+        self._journal = journal
+        self._signals = signals
+        self._guard = guard
+        self._limits = limits
+        self._state = state
+        self._context = context
+        self._executor = executor
+        self._progress = progress
+
+    async def run(self, works: Sequence[Work]) -> None:
+        """Run ``works`` and write their results. Reads start at once, effects when their intents are durable.
+
+        Returns early, with whatever came of the calls, when a cancel is requested.
+
+        :raises Ending: the database says stop: no effect has started.
+        :raises Fenced: the run is someone else's. What runs is cancelled, nothing is written.
+        """
+        running: Running = {}
+        try:
+            self._launch(running, (work for work in works if work.tool.effect == "read"))
+            effects = [work for work in works if work.tool.effect != "read"]
+            if effects:
+                await self._journal.confirm()
+                obstacle = await self._obstacle()
+                if obstacle is None:
+                    self._launch(running, effects)
+                else:
+                    self._write([(work, not_run(work, obstacle)) for work in effects])
+            await self._collect(running)
+        finally:
+            for task in running:
+                task.cancel()
+        self._state.require_storable()
+
+    async def _obstacle(self) -> str | None:
+        """Why no effect may start now. A lease that is about to end gets a moment to be renewed."""
+        waited = 0.0
+        while not self._journal.cancel_requested:
+            if self._signals.may_start_effect():
+                return None
+            if waited >= LEASE_WAIT_S:
+                return "the worker was about to lose the run"
+            await asyncio.sleep(_LEASE_POLL_S)
+            waited += _LEASE_POLL_S
+        return "the run was cancelled"
+
+    def _launch(self, running: Running, works: Iterable[Work]) -> None:
+        for work in works:
+            call = execute(
+                work,
+                self._context(work.call),
+                timeout_s=min(work.tool.timeout_s, self._guard.seconds_left),
+                max_output_bytes=self._limits.max_output_bytes,
+                executor=self._executor,
+            )
+            running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = work
+            self._tell(work, "running")
+
+    async def _collect(self, running: Running) -> None:
+        """Write results as they come in, until nothing runs any more."""
+        clock = asyncio.get_running_loop().time
+        interrupted = self._journal.interrupted
+        deadline = clock() + _patience_s(running)
+        while running:
+            done, _ = await asyncio.wait(
+                {*running, interrupted},
+                timeout=max(0, deadline - clock()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            self._write(_take(running, done))
+            if interrupted in done:
+                await self._wind_down(running)
+            elif not done:
+                self._abandon(running)
+
+    async def _wind_down(self, running: Running) -> None:
+        """A cancel: what only reads or can be repeated ends now; what can't be undone may finish soon.
+
+        :raises Ending: it is no cancel but a limit.
+        :raises Fenced: it is no cancel: the run is lost.
+        """
+        try:
+            self._journal.checkpoint()
+        except Ending as ending:
+            if ending.transition.to != "cancelled":
+                raise
+        for task, work in running.items():
+            if work.tool.effect != "unsafe":
+                task.cancel()
+        for grace_s in (CANCEL_GRACE_S, ABANDON_AFTER_S):
+            if running:
+                done, _ = await asyncio.wait(running, timeout=grace_s)
+                self._write(_take(running, done))
+            for task in running:
+                task.cancel()
+        self._abandon(running)
+
+    def _abandon(self, running: Running) -> None:
+        """Give up waiting for calls that do not end."""
+        for task in running:
+            task.cancel()
+        self._write([(work, abandoned(work)) for work in running.values()])
+        running.clear()
+
+    def _write(self, ended: Sequence[tuple[Work, Result]]) -> None:
+        if not ended:
+            return
+        results = [result for _, result in ended]
+        self._journal.append(Entry(results=results, state=self._state.take_changed()))
+        for work, result in ended:
+            self._tell(work, result.status)
+
+    def _tell(self, work: Work, status: str) -> None:
+        if self._progress is not None:
+            call = work.call
+            payload = {"step": call.step_number, "position": call.position, "name": call.tool_name}
+            self._progress("tool", {**payload, "status": status})
+
+
+def _take(running: Running, done: Iterable[asyncio.Future[Any]]) -> list[tuple[Work, Result]]:
+    """Take what has ended out of ``running``, in the order of the calls."""
+    ended = [(running.pop(task), task.result()) for task in [*running] if task in done]
+    return sorted(ended, key=lambda pair: pair[0].call.position)
+
+
+def _patience_s(running: Running) -> float:
+    """After how long all of ``running`` have ended, unless one ignores its cancellation.
+
+    A blocking function may spend its time-out twice: waiting for a thread, and running.
+    """
+    return max((2 * work.tool.timeout_s for work in running.values()), default=0) + ABANDON_AFTER_S

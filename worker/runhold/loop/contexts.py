@@ -1,0 +1,66 @@
+"""The :class:`~runhold.agents.RunContext` of each tool call."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic_core import to_jsonable_python
+
+from runhold.agents import RunContext
+from runhold.loop.canonical import canonical_json, clean
+from runhold.loop.ports import ProgressSink, Run, ToolCall, UserClientFactory
+from runhold.loop.state import RunState
+
+logger = logging.getLogger(__name__)
+
+
+class Contexts:
+    """Makes contexts for the calls of one run."""
+
+    def __init__(
+        self,
+        run: Run,
+        state: RunState,
+        progress: ProgressSink | None,
+        user_client: UserClientFactory | None,
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._progress = progress
+        self._user_client = user_client
+
+    def __call__(self, call: ToolCall) -> RunContext:
+        def emit(event: str, payload: Mapping[str, Any]) -> None:
+            self._emit(call.step_number, event, payload)
+
+        return RunContext(
+            execution_id=self._run.id,
+            user_id=self._run.user_id,
+            tenant_id=self._run.tenant_id,
+            state=self._state.values,
+            idempotency_key=self.idempotency_key(call),
+            fence=self._run.fence,
+            step=call.step_number,
+            emit=emit,
+            user_client=self._user_client,
+        )
+
+    def idempotency_key(self, call: ToolCall) -> str:
+        """``execution:step:position:hash(tool, arguments)``: the same for each attempt of the same call.
+
+        The hash makes it another call when a reviewer changed the arguments.
+        """
+        said = hashlib.sha256(canonical_json([call.tool_name, call.input]).encode()).hexdigest()[:16]
+        return f"{self._run.id}:{call.step_number}:{call.position}:{said}"
+
+    def _emit(self, step: int, event: str, payload: Mapping[str, Any]) -> None:
+        if self._progress is None:
+            return
+        try:
+            said = clean(to_jsonable_python(payload, fallback=str))
+            self._progress("custom", {"step": step, "event": event, "payload": said})
+        except Exception:
+            logger.warning("an event %r of a tool could not be sent", event, exc_info=True)

@@ -1,0 +1,148 @@
+"""From the tool calls that a model asks for to what is recorded and run: validation and approval."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from runhold.agents import Agent, InvalidArguments, RunContext, Tool
+from runhold.loop.canonical import canonical_json, clean, clean_text
+from runhold.loop.execute import Work
+from runhold.loop.ports import CallStatus, JsonObject, OpenReview, ReviewKind, ToolCall
+
+logger = logging.getLogger(__name__)
+
+SUMMARY_MAX: Final = 200
+"""Characters of a review's summary: what fits a line of a list or a notification."""
+
+_VALUE_MAX = 60
+
+ContextFactory = Callable[[ToolCall], RunContext]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """One tool call of a fresh step.
+
+    :ivar call: as it is recorded.
+    :ivar work: set for a call that is to run now.
+    :ivar review: set for a call that waits for a person.
+    """
+
+    call: ToolCall
+    work: Work | None = None
+    review: OpenReview | None = None
+
+
+class Planner:
+    """Decides what becomes of the calls that the model asks for."""
+
+    def __init__(self, agent: Agent, approval_tools: Sequence[str], context: ContextFactory) -> None:
+        self._agent = agent
+        self._approval_tools = frozenset(approval_tools)
+        self._context = context
+
+    async def plan(self, message: JsonObject, step_number: int) -> list[Planned]:
+        """Plan all tool calls of a message. A call that can't work fails here, with words for the model."""
+        asked = enumerate(message.get("tool_calls") or ())
+        return [await self._plan_one(call, step_number, position) for position, call in asked]
+
+    def prepare(self, call: ToolCall, tool: Tool[..., Any]) -> Work:
+        """A call whose arguments are settled, ready to run.
+
+        :raises InvalidArguments: they do not fit the tool (any more).
+        """
+        return Work(call=call, tool=tool, arguments=tool.validate(canonical_json(call.input)))
+
+    async def needs_approval(self, work: Work) -> bool:
+        """Whether a person must agree to the call first. What can't be decided needs approval."""
+        if work.tool.name in self._approval_tools:
+            return True
+        approval = work.tool.approval
+        if isinstance(approval, bool):
+            return approval
+        try:
+            async with asyncio.timeout(work.tool.timeout_s):
+                answer = approval(self._context(work.call), work.arguments)
+                return bool(await answer) if inspect.isawaitable(answer) else bool(answer)
+        except Exception:
+            logger.exception("the approval function of tool %s failed: a person decides", work.tool.name)
+            return True
+
+    async def _plan_one(self, asked: JsonObject, step_number: int, position: int) -> Planned:
+        name, arguments = clean_text(asked["function"]["name"]), asked["function"]["arguments"]
+        tool = self._agent.tool(name)
+
+        def call(status: CallStatus, input: JsonObject, error: str | None = None) -> ToolCall:  # noqa: A002
+            return ToolCall(
+                step_number=step_number,
+                position=position,
+                call_id=asked["id"],
+                tool_name=name,
+                input=input,
+                effect="read" if tool is None else tool.effect,
+                status=status,
+                error=error,
+                attempt=1 if status == "running" else 0,
+            )
+
+        if tool is None:
+            known = ", ".join(sorted(tool.name for tool in self._agent.tools)) or "none"
+            return Planned(call=call("failed", {}, f"there is no tool {name!r}. There are: {known}."))
+        given: JsonObject = {}
+        try:
+            given = read_arguments(arguments)
+            work = self.prepare(call("running", given), tool)
+        except InvalidArguments as error:
+            return Planned(call=call("failed", given, clean_text(str(error))))
+        if tool.asks_person or await self.needs_approval(work):
+            waiting = call("awaiting_review", given)
+            return Planned(call=waiting, review=question(waiting, tool))
+        return Planned(call=work.call, work=work)
+
+
+def read_arguments(arguments: str) -> JsonObject:
+    """The arguments that a model wrote, as they are recorded and shown to people.
+
+    :raises InvalidArguments: they are no JSON object.
+    """
+    try:
+        value = json.loads(arguments, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArguments(f"the arguments are not valid JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidArguments("the arguments must be a JSON object.")
+    return cast("JsonObject", clean(value))
+
+
+def question(call: ToolCall, tool: Tool[..., Any], *, because: str | None = None) -> OpenReview:
+    """What a person is asked about ``call``; ``because`` says why they are asked once more."""
+    kind: ReviewKind = "question" if tool.asks_person else "approval"
+    summary = str(call.input.get("question", "")) if tool.asks_person else describe(call)
+    if because is not None:
+        summary = f"{because} {summary}"
+    return OpenReview(
+        step_number=call.step_number,
+        position=call.position,
+        kind=kind,
+        summary=_cut(" ".join(summary.split()), SUMMARY_MAX),
+    )
+
+
+def describe(call: ToolCall) -> str:
+    """The call as a person reads it: ``send_email(to="…", subject="…")``."""
+    arguments = (f"{name}={_cut(canonical_json(value), _VALUE_MAX)}" for name, value in call.input.items())
+    return _cut(f"{call.tool_name}({', '.join(arguments)})", SUMMARY_MAX)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,203 @@
+"""Run one claimed run until it leaves this worker.
+
+    claimed ──► open calls? ──yes──► settle them (start, ask, pause) ──┐
+       ▲            │no                                                │
+       │            ▼                                                  │
+       │        final answer? ──yes──► completed                       │
+       │            │no                                                │
+       │            ▼                                                  │
+       └───── one step: guard, model, record, tools ◄──────────────────┘
+
+Each turn looks only at the log: a run that another worker left in the middle goes on like one that never
+stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
+from uuid import UUID
+
+from runhold.agents import Agent, InvalidData
+from runhold.errors import StoreError
+from runhold.loop.answers import FinalAnswer, read_answer
+from runhold.loop.calls import CallRunner
+from runhold.loop.clock import SystemClock
+from runhold.loop.contexts import Contexts
+from runhold.loop.conversation import LANDING, Conversation
+from runhold.loop.endings import Ending, Fenced, Outcome, completed, failed, released
+from runhold.loop.finish import finish
+from runhold.loop.guard import Guard
+from runhold.loop.journal import Journal
+from runhold.loop.plan import Planner
+from runhold.loop.ports import (
+    ChatModel,
+    Clock,
+    Definition,
+    PriceFunction,
+    ProgressSink,
+    Run,
+    RunLog,
+    RunSignals,
+    Usage,
+    UserClientFactory,
+)
+from runhold.loop.resume import Resumer
+from runhold.loop.state import RunState
+from runhold.loop.think import Thinker
+
+logger = logging.getLogger(__name__)
+
+
+def free_of_charge(model: str, usage: Usage) -> float:
+    """The price where none is known."""
+    return 0.0
+
+
+async def run_agent(
+    run: Run,
+    agent: Agent,
+    definition: Definition,
+    *,
+    model: ChatModel,
+    log: RunLog,
+    signals: RunSignals,
+    definitions: Mapping[UUID, Definition] | None = None,
+    clock: Clock | None = None,
+    progress: ProgressSink | None = None,
+    user_client: UserClientFactory | None = None,
+    price: PriceFunction = free_of_charge,
+    executor: Executor | None = None,
+) -> Outcome:
+    """Take a claimed run as far as it goes: to its end, to a question for a person, or back into the queue.
+
+    All that matters is written to ``log``; the outcome is for the worker's own log and metrics. If the task
+    that runs this is cancelled, it ends at once and writes nothing: that is how a worker gives up a run that
+    it lost.
+
+    :param definition: what ``agent`` was registered as.
+    :param definitions: older definitions that the run's steps point to, where known: they sharpen the
+        estimate of a request's tokens after a redeploy.
+    :param signals: what the worker knows: cancels, its lease, its shutdown.
+    :param user_client: makes ``ctx.supabase``; None: there is none.
+    :param price: what a model call cost; nothing by default.
+    :param executor: where tools run that are not ``async``; a small one of the process's own by default.
+    :raises StoreError: the database refuses to store that the run failed.
+    """
+    clock = clock or SystemClock()
+    journal = Journal(run, log, signals, clock)
+    limits = agent.limits.tightened(run.limits)
+    guard = Guard(limits, journal, definition.model, price)
+    state = RunState(run.state)
+    contexts = Contexts(run, state, progress, user_client)
+    planner = Planner(agent, run.approval_tools, contexts)
+    runner = CallRunner(
+        journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress
+    )
+    thinker = Thinker(
+        agent=agent,
+        definition=definition,
+        limits=limits,
+        journal=journal,
+        conversation=Conversation(definition, run.input, definitions or {}),
+        guard=guard,
+        planner=planner,
+        runner=runner,
+        model=model,
+        clock=clock,
+        price=price,
+        progress=progress,
+    )
+    turns = _Turns(agent, journal, signals, Resumer(agent, journal, planner, runner), thinker)
+    try:
+        while True:
+            outcome = await _finish(journal, await turns.until_ending())
+            if outcome is not None:
+                return outcome
+    except Fenced:
+        return Outcome(kind="fenced", steps=journal.step_number)
+    finally:
+        journal.close()
+
+
+class _Turns:
+    """Turn after turn until the run ends or pauses."""
+
+    def __init__(
+        self, agent: Agent, journal: Journal, signals: RunSignals, resumer: Resumer, thinker: Thinker
+    ) -> None:
+        self._agent = agent
+        self._journal = journal
+        self._signals = signals
+        self._resumer = resumer
+        self._thinker = thinker
+
+    async def until_ending(self) -> Ending:
+        """:raises Fenced: the run is someone else's."""
+        try:
+            while True:
+                self._journal.checkpoint()
+                if self._signals.draining:
+                    return released("shutdown")
+                if self._resumer.open_calls:
+                    await self._resumer.settle()
+                else:
+                    self._require_input()
+                    self._require_no_answer_yet()
+                    await self._thinker.take_step()
+        except Ending as ending:
+            return ending
+        except Fenced:
+            raise
+        except Exception as error:
+            return _internal_error(self._journal, error)
+
+    def _require_input(self) -> None:
+        """:raises Ending: the input is not what the agent takes. Said before anything is spent."""
+        if self._journal.steps:
+            return
+        try:
+            self._agent.check_input(self._journal.run.input)
+        except InvalidData as error:
+            raise failed("INVALID_INPUT", f"The input does not fit the agent: {error}") from error
+
+    def _require_no_answer_yet(self) -> None:
+        """:raises Ending: the last step is the final answer, and nobody has said anything since."""
+        steps = self._journal.steps
+        if not steps or self._journal.inbox:
+            return
+        if not steps[-1].message.get("tool_calls") or LANDING in steps[-1].request_params:
+            answer = read_answer(self._agent, steps[-1])
+            if isinstance(answer, FinalAnswer):
+                raise completed(answer.result)
+
+
+async def _finish(journal: Journal, ending: Ending) -> Outcome | None:
+    """Write the ending. If the database refuses what it says (a result, say), the run fails for that."""
+    try:
+        return await finish(journal, ending)
+    except StoreError as error:
+        if ending.transition.error == "INTERNAL_ERROR":
+            raise
+        return await finish(journal, _internal_error(journal, error))
+
+
+def _internal_error(journal: Journal, error: Exception) -> Ending:
+    """The traceback is for the worker's log only: it may hold what users must not see."""
+    logger.error(
+        "run %s: unexpected %s after step %d",
+        journal.run.id,
+        type(error).__name__,
+        journal.step_number,
+        exc_info=error,
+        extra={"run_id": str(journal.run.id), "step": journal.step_number},
+    )
+    message = f"The worker met an unexpected {type(error).__name__}; its log says where."
+    return failed("INTERNAL_ERROR", message, step=journal.step_number)
+
+
+@cache
+def _default_executor() -> Executor:
+    return ThreadPoolExecutor(thread_name_prefix="runhold-tool")
