@@ -15,7 +15,8 @@ import respx
 from model_support import BASE_URL, BODY, KEY, URL, FakeTime, chunk, client, completion, sse
 from runhold.errors import ConfigError, ModelError, ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.ports import Usage
-from runhold.models.openai import DEFAULT_BASE_URL, MAX_USELESS_ANSWERS, OpenAIChatModel, encode
+from runhold.models.openai import DEFAULT_BASE_URL, MAX_USELESS_ANSWERS, OpenAIChatModel
+from runhold.models.request import encode
 
 
 @pytest.fixture

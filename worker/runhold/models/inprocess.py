@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.ports import JsonObject, ModelReply
 from runhold.models.failure import complaint_of, failure_of
-from runhold.models.openai import encode
 from runhold.models.reply import StreamedAnswer, read_completion
+from runhold.models.request import encode
 from runhold.models.retry import Clock, retry_after_s
 from runhold.models.script import (
     Answer,
@@ -32,7 +31,13 @@ class FunctionModel:
     """
 
     def __init__(
-        self, script: Script, *, latency_s: float = 0.0, record: bool = True, strict: bool = True
+        self,
+        script: Script,
+        *,
+        latency_s: float = 0.0,
+        record: bool = True,
+        strict: bool = True,
+        clock: Clock | None = None,
     ) -> None:
         """
         :param latency_s: seconds that each answer takes.
@@ -43,6 +48,7 @@ class FunctionModel:
         self._player = Player(script, strict=strict)
         self._latency_s = latency_s
         self._record = record
+        self._clock = clock or Clock()
 
     async def complete(
         self, body: JsonObject, *, timeout_s: float, on_text: Callable[[str], None] | None = None
@@ -57,11 +63,11 @@ class FunctionModel:
             self.requests.append(Request(encode(body)))
         outcome = self._player.outcome(body)
         if isinstance(outcome, Hang) or self._latency_s >= timeout_s:
-            await asyncio.sleep(timeout_s)
+            await self._clock.sleep(timeout_s)
             raise ModelTimeout(f"The model gave no answer within {timeout_s:g} s.")
-        await asyncio.sleep(self._latency_s)
+        await self._clock.sleep(self._latency_s)
         if not isinstance(outcome, Answer):
-            raise _error_of(outcome)
+            raise _error_of(outcome, self._clock)
         completion = self._player.completion(body, outcome)
         if on_text is None:
             return read_completion(completion)
@@ -72,12 +78,12 @@ class FunctionModel:
         return streamed.finish()
 
 
-def _error_of(fault: Fault) -> ModelUnavailable | ModelRejected:
+def _error_of(fault: Fault, clock: Clock) -> ModelUnavailable | ModelRejected:
     match fault:
         case HttpError():
             headers = {name.lower(): value for name, value in fault.headers.items()}
             failure = failure_of(
-                fault.status, complaint_of(fault.payload()), retry_after_s=retry_after_s(headers, Clock())
+                fault.status, complaint_of(fault.payload()), retry_after_s=retry_after_s(headers, clock)
             )
             if isinstance(failure, ModelRejected):
                 return failure

@@ -21,6 +21,7 @@ from runhold.loop.ports import JsonObject, ModelReply
 from runhold.models.failure import Transient, complaint_in, complaint_of, failure_of
 from runhold.models.lanes import Lanes
 from runhold.models.reply import ErrorInAnswer, StreamedAnswer, UnusableAnswer, read_completion
+from runhold.models.request import encode
 from runhold.models.retry import Clock, retry_after_s, wait_s
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
@@ -189,23 +190,6 @@ async def _stream(client: AsyncOpenAI, content: bytes, on_text: Callable[[str], 
 def _client(api_key: str, base_url: str, http: httpx.AsyncClient) -> AsyncOpenAI:
     # The package's own type is httpx2's client; it takes httpx's too (openai/_httpx2.py).
     return AsyncOpenAI(api_key=api_key, base_url=base_url, max_retries=0, http_client=cast("Any", http))
-
-
-def encode(body: JsonObject, *, stream: bool = False) -> bytes:
-    """The request's bytes, a function of ``body`` and its key order alone.
-
-    The package's own ``chat.completions.create`` would reorder keys and walk through all messages.
-
-    :raises ModelRejected: ``body`` can't be written as JSON.
-    """
-    if stream:
-        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    try:
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ModelRejected(f"The request to the model can't be written as JSON: {error}.") from error
-    # "replace" is for lone surrogates, which UTF-8 does not know; a text may bring them from anywhere.
-    return text.encode("utf-8", "replace")
 
 
 def _json(response: httpx.Response) -> object:

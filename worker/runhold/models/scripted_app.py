@@ -61,7 +61,7 @@ class _Handler:
         outcome = self._outcome(body)
         if isinstance(outcome, Hang):
             await self._closing.wait()
-            return _error(HttpError(status=503, message="The scripted model is closing."))
+            return _cut_off(request, web.Response())
         streams = bool(body.get("stream"))
         if not (streams and isinstance(outcome, Answer)):
             await asyncio.sleep(self._latency_s)
@@ -75,7 +75,7 @@ class _Handler:
             case Answer() if streams:
                 return await self._stream(request, body, outcome, cut=False)
             case Drop():
-                return await _cut(request, _bytes(self._player.completion(body, outcome.answer)))
+                return await _half(request, _bytes(self._player.completion(body, outcome.answer)))
             case Answer():
                 return web.Response(
                     body=_bytes(self._player.completion(body, outcome)), content_type="application/json"
@@ -102,7 +102,7 @@ class _Handler:
         pause_s = self._latency_s / len(pieces)
         for number, piece in enumerate(pieces):
             if cut and number >= len(pieces) // 2:
-                return _abort(request, response)
+                return _cut_off(request, response)
             if pause_s:
                 await asyncio.sleep(pause_s)
             await response.write(b"data: " + _bytes(piece) + b"\n\n")
@@ -111,17 +111,17 @@ class _Handler:
         return response
 
 
-async def _cut(request: web.Request, content: bytes) -> web.StreamResponse:
+async def _half(request: web.Request, content: bytes) -> web.StreamResponse:
     """Announce ``content``, send half of it and cut the connection."""
     response = web.StreamResponse(
         headers={"Content-Type": "application/json", "Content-Length": str(len(content))}
     )
     await response.prepare(request)
     await response.write(content[: len(content) // 2])
-    return _abort(request, response)
+    return _cut_off(request, response)
 
 
-def _abort(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+def _cut_off(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.close()  # sends what is written, and then the end
     return response
