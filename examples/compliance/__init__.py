@@ -1,0 +1,1 @@
+"""An agent that writes a licence-compliance document for a Python environment. Start with ``agent.py``."""
