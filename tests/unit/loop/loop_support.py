@@ -195,10 +195,13 @@ class Row:
         )
         pause = transition is not None and transition.to == "awaiting_review"
         code = detail = None
-        if intents or pause:
-            code, detail = ("CANCELLED", None) if self.cancel_requested else self._passed(entry) if intents
-        else (None, None) self._store(entry, stop=code is not None)
-        started = [] if code else [self._start(start.step_number, start.position) for start in entry.starts]
+        if (intents or pause) and self.cancel_requested:
+            code = "CANCELLED"
+        elif intents:
+            code, detail = self._passed(entry)
+        self._store(entry, stop=code is not None)
+        starts = () if code else entry.starts
+        started = [self._start(start.step_number, start.position) for start in starts]
         kind = "stop" if code else "ok"
         if pause and not code and not any(review.status == "pending" for review in self.reviews):
             kind = "continue"
@@ -327,13 +330,17 @@ class Row:
         waits = any(call.status == "unknown" for call in self.calls.values())
         self.status = "awaiting_review" if waits else "pending"
 
-    def decide(self, status: str, *, index: int = -1, edit: Any = None, answer: Any = None, comment: Any =
-    None) -> None:
+    def decide(
+        self, status: str, *, index: int = -1, edit: Any = None, answer: Any = None, comment: Any = None
+    ) -> None:
         """A person decides about the last pending review (or the one at ``index`` of the pending ones)."""
         pending = [i for i, review in enumerate(self.reviews) if review.status == "pending"]
         at = pending[index]
         review = self.reviews[at] = replace(
-            self.reviews[at], status=status, comment=comment, answer=answer  # pyright: ignore
+            self.reviews[at],
+            status=status,
+            comment=comment,
+            answer=answer,  # pyright: ignore
         )
         key = (review.step_number, review.position)
         call = self.calls[key]
@@ -468,10 +475,10 @@ def _usage(usage: Any) -> Usage | None:
     return None if usage is None else Usage(input_tokens=usage[0], output_tokens=usage[1])
 
 
-def definition_of(agent: Agent, id: UUID = UUID(int=1)) -> Definition:
+def definition_of(agent: Agent, number: int = 1) -> Definition:
     raw = through_jsonb(agent.definition())
     return Definition(
-        id=id,
+        id=UUID(int=number),
         agent_type=raw["agent_type"],
         version=raw["version"],
         model=raw["model"],
