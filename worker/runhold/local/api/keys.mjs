@@ -5,6 +5,19 @@ import { createHmac, timingSafeEqual } from "node:crypto";
 
 const REMEMBERED_TOKENS = 1000;
 
+/**
+ * PostgREST's answer to a bearer that is neither a key nor has the three parts of a token, or null. Lite takes such a
+ * request as anonymous, and so does not tell a client whose token is broken.
+ */
+export function refuseMalformed(headers) {
+  const token = /^Bearer\s+(.+)$/.exec(headers.authorization ?? "")?.[1];
+  if (token === undefined || token === headers.apikey || token.startsWith("sb_")) return null;
+  const parts = token.split(".").filter((part) => part !== "").length;
+  if (parts === 3 && token.split(".").length === 3) return null;
+  const message = `Expected 3 parts in JWT; got ${parts}`;
+  return JSON.stringify({ code: "PGRST301", details: null, hint: null, message });
+}
+
 /** Decides who a request runs as. */
 export class Keys {
   #roles;

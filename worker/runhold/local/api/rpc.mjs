@@ -103,6 +103,7 @@ function choose(overloads, given) {
       given.every((name) => candidate.argument_names.includes(name)) &&
       candidate.argument_names.slice(0, candidate.required).every((name) => given.includes(name)),
   );
+  if (fitting.length === 0) return takesBody(overloads);
   const [called] = fitting;
   const isPlain =
     fitting.length === 1 &&
@@ -113,13 +114,26 @@ function choose(overloads, given) {
   return isPlain ? called : undefined;
 }
 
+/** The overload with one argument without a name, of type json: it is given the whole body. */
+function takesBody(overloads) {
+  const taking = overloads.filter(
+    ({ argument_names, argument_types, variadic }) =>
+      !variadic &&
+      argument_types.length === 1 &&
+      argument_names.every((name) => name === "") &&
+      ["json", "jsonb"].includes(argument_types[0]),
+  );
+  return taking.length === 1 ? { ...taking[0], takes_body: true } : undefined;
+}
+
 /** One statement: read the arguments from JSON, call, print the result as JSON. */
 function compose(called, given) {
   const typeOf = (name) => called.argument_types[called.argument_names.indexOf(name)];
   const columns = given.map((name) => `${quoteName(name)} ${typeOf(name)}`).join(", ");
   const passed = given.map((name) => `${quoteName(name)} => given.${quoteName(name)}`).join(", ");
-  const source = given.length ? `json_to_record($1::json) as given (${columns}), ` : "(select $1::json) as given, ";
-  const call = `${called.qualified_name}(${passed})`;
+  const source = given.length && !called.takes_body ? `json_to_record($1::text::json) as given (${columns}), ` : "(select $1::text) as given, ";
+  const body = `$1::text::${called.argument_types[0]}`;
+  const call = `${called.qualified_name}(${called.takes_body ? body : passed})`;
   const response =
     "current_setting('response.status', true) as status, current_setting('response.headers', true) as headers";
   if (called.returns_void) return `select null as body, ${response} from ${source} lateral ${call}`;
