@@ -1,0 +1,137 @@
+"""An agent whose model does what the run's input says, and whose effects are counted outside: in a folder.
+
+The input is ``{"plan": [move, …]}``; after ``n`` answers of the model the next move is ``plan[n]``:
+
+    ["call", tool, arguments]      ["calls", [[tool, arguments], …]]      ["say", text]
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from runhold import Agent, Limits, RunContext, ToolFailed, tool
+from runhold.testing import call, calls, say
+
+
+def folder() -> Path:
+    """Where effects and signals are: shared by the worker processes and the test."""
+    return Path(os.environ["CLERK_FOLDER"])
+
+
+def note(kind: str, text: str) -> None:
+    """One line in the ledger: an effect on the world."""
+    with (folder() / "ledger").open("a", encoding="utf-8") as ledger:
+        ledger.write(json.dumps([kind, text]) + "\n")
+
+
+@tool(effect="read")
+async def look(ctx: RunContext, key: str) -> dict[str, Any]:
+    """Look something up."""
+    ctx.emit("looking", {"key": key})
+    return {"key": key, "value": len(key), "nothing": None, "ratio": 1.50}
+
+
+@tool(effect="idempotent")
+def save(ctx: RunContext, name: str) -> str:
+    """Save something, once per idempotency key."""
+    note("save", ctx.idempotency_key)
+    return f"saved {name}"
+
+
+@tool(approval=True)
+def send(to: str, text: str) -> str:
+    """Send something. A reviewer sees it first."""
+    note("send", f"{to}: {text}")
+    return f"sent to {to}"
+
+
+@tool
+def post(text: str) -> str:
+    """Send something without asking anybody."""
+    note("post", text)
+    return "posted"
+
+
+@tool
+def fail(how: str) -> str:
+    """Fail: politely, saying that nothing happened, or not."""
+    if how == "politely":
+        raise ToolFailed("the door is locked")
+    raise RuntimeError("something broke")
+
+
+def _hold(name: str) -> str:
+    (folder() / f"holding-{name}").touch()
+    while not (folder() / f"go-{name}").exists():
+        time.sleep(0.01)
+    note("hold", name)
+    return f"held {name}"
+
+
+@tool(effect="read", timeout=120)
+def hold_read(name: str) -> str:
+    """Say that it began, and wait for a signal."""
+    return _hold(name)
+
+
+@tool(effect="idempotent", timeout=120)
+def hold_idempotent(name: str) -> str:
+    """Say that it began, and wait for a signal."""
+    return _hold(name)
+
+
+@tool(effect="unsafe", timeout=120)
+def hold_unsafe(name: str) -> str:
+    """Say that it began, and wait for a signal."""
+    return _hold(name)
+
+
+@tool(effect="read")
+async def whose_runs(ctx: RunContext) -> list[str]:
+    """The users whose runs the run's user can see."""
+    rows = (await ctx.supabase.table("agent_executions").select("user_id").execute()).data
+    return sorted({row["user_id"] for row in rows if isinstance(row, dict)})  # pyright: ignore[reportArgumentType]
+
+
+@tool(effect="read")
+def nasty() -> str:
+    """What no database stores: NUL, half a surrogate pair."""
+    return "a\x00b\ud800c"
+
+
+@tool(effect="read")
+def huge(size: int) -> str:
+    """A text of this many bytes."""
+    return "x" * size
+
+
+agent = Agent(
+    type="clerk",
+    version="1",
+    model="scripted",
+    instructions="Do as the plan says.",
+    description="Does what its input says.",
+    tools=[look, save, send, post, fail, hold_read, hold_idempotent, hold_unsafe, whose_runs, nasty, huge],
+    limits=Limits(max_steps=25, max_tokens=50_000, step_timeout_s=30, total_timeout_s=300),
+)
+
+
+def script(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
+    """What the model says next: the next move of the plan."""
+    plan = json.loads(next(m["content"] for m in messages if m["role"] == "user"))["plan"]
+    moves = sum(1 for m in messages if m["role"] == "assistant")
+    if moves >= len(plan):
+        return say("The plan is over.")
+    match plan[moves]:
+        case ["call", name, arguments]:
+            return call(name, arguments)
+        case ["calls", items]:
+            return calls(*(call(name, arguments) for name, arguments in items))
+        case ["say", text]:
+            return say(text)
+        case move:
+            raise ValueError(f"no such move: {move}")

@@ -1,0 +1,166 @@
+"""A town for stack tests: a stack, people who signed up, a scripted model and real worker processes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import clerk
+import psycopg
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from runhold.local.stack import LocalStack
+
+PATIENCE_S = 60
+"""How long a test waits for something before it says that it will not come."""
+
+_numbers = itertools.count(1)
+
+
+async def eventually(check: Callable[[], Awaitable[Any] | Any], what: str = "it") -> Any:
+    """Poll ``check`` until it gives something true, and return that."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        value = check()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not come in {PATIENCE_S} s"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class WorkerProcess:
+    """A real ``runhold worker`` process. ``log`` is what it said."""
+
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def kill(self) -> None:
+        """As a machine that goes away: no goodbye."""
+        self.process.kill()
+        self.process.wait()
+
+    async def terminate(self) -> int:
+        """As a deploy does it; returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: self.process.poll() is not None, "the worker's end")
+        return self.process.returncode
+
+
+@dataclass
+class Town:
+    """The stack and everybody in it."""
+
+    stack: LocalStack
+    folder: Path
+    model_url: str
+    workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
+    clients: list[AsyncClient] = field(default_factory=list[AsyncClient])
+
+    async def person(self, name: str = "person") -> AsyncClient:
+        """Somebody who signed up just now, with an unmodified client and the publishable key."""
+        client = await acreate_client(self.stack.url, self.stack.publishable_key, AsyncClientOptions())
+        self.clients.append(client)
+        await client.auth.sign_up(
+            {"email": f"{name}-{next(_numbers)}-{os.getpid()}@example.org", "password": "a long passphrase"}
+        )
+        return client
+
+    async def user_id(self, client: AsyncClient) -> str:
+        response = await client.auth.get_user()
+        assert response is not None
+        return response.user.id
+
+    async def reviewer(self, **scope: str) -> AsyncClient:
+        """Somebody who may decide reviews within ``scope``."""
+        client = await self.person("reviewer")
+        columns = {"user_id": await self.user_id(client), **scope}
+        with psycopg.connect(self.stack.database_url, autocommit=True) as connection:
+            connection.execute(
+                f"insert into runhold.reviewers ({', '.join(columns)}) "  # pyright: ignore[reportArgumentType]
+                f"values ({', '.join(['%s'] * len(columns))})",
+                list(columns.values()),
+            )
+        return client
+
+    def worker(self, *options: str, lease_s: float = 5, **env: str) -> WorkerProcess:
+        """Start a worker process that has the clerk."""
+        log_path = self.folder / f"worker-{len(self.workers)}.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "runhold", "worker", str(Path(clerk.__file__))),
+                    *("--lease", str(lease_s), *options),
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={
+                    **os.environ,
+                    **self.stack.env(),
+                    "OPENAI_BASE_URL": self.model_url,
+                    "OPENAI_API_KEY": "scripted",
+                    "CLERK_FOLDER": str(self.folder),
+                    **env,
+                },
+                cwd=self.folder,
+            )
+        worker = WorkerProcess(process, log_path)
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def ledger(self) -> list[list[str]]:
+        """Every effect on the world: [kind, text]."""
+        path = self.folder / "ledger"
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+    async def holding(self, name: str) -> None:
+        """Wait until a tool that holds says so."""
+        await eventually((self.folder / f"holding-{name}").exists, f"holding {name}")
+
+    def let_go(self, name: str) -> None:
+        (self.folder / f"go-{name}").touch()
+
+    async def submit(self, user: AsyncClient, *plan: Any, **columns: Any) -> str:
+        """Insert a run as ``user``, as a frontend does; its id."""
+        row = {"agent_type": "clerk", "input_data": {"plan": list(plan)}, **columns}
+        answer = await user.table("agent_executions").insert(row).execute()
+        return answer.data[0]["id"]  # pyright: ignore
+
+    async def run(self, user: AsyncClient, run_id: str) -> dict[str, Any]:
+        """The run as its owner sees it."""
+        return (await user.table("agent_executions").select("*").eq("id", run_id).single().execute()).data  # pyright: ignore
+
+    async def until(self, user: AsyncClient, run_id: str, *statuses: str) -> dict[str, Any]:
+        """Wait until the run is in one of ``statuses``; the row."""
+
+        async def check() -> dict[str, Any] | None:
+            row = await self.run(user, run_id)
+            ended = row["status"] in {"completed", "failed", "cancelled"}
+            if row["status"] not in statuses and ended:
+                raise AssertionError(
+                    f"run ended {row['status']}: {row['error']} {row['error_detail']}\n{self.logs}"
+                )
+            return row if row["status"] in statuses else None
+
+        return await eventually(check, f"{statuses} of run {run_id}")
+
+    @property
+    def logs(self) -> str:
+        return "\n".join(f"--- {worker.log_path.name}\n{worker.log[-3000:]}" for worker in self.workers)
