@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from fake_database import FakeDatabase
+
 from runhold.errors import Refused, StoreError
 from runhold.loop.ports import (
     Entry,
@@ -237,6 +238,23 @@ async def test_a_busy_run_delays_no_other(database: FakeDatabase) -> None:
     assert all(len(bodies) == 1 for bodies in database.bodies.values())
 
 
+async def test_a_busy_run_is_not_asked_about_sooner_because_it_appends(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_log, "BUSY_PAUSE_S", (0.02, 0.02))
+    async with _writing(database) as writer:
+        log, _ = _open(database, writer)
+        database.busy = lambda run: True
+        log.append(_step(1))
+        await asyncio.sleep(0.001)
+        for number in range(2, 6):
+            log.append(_step(number))
+            await asyncio.sleep(0.001)
+        assert len(database.calls) == 1
+        database.busy = lambda run: False
+        assert await writer.drain(1)
+
+
 @pytest.mark.parametrize("reason", ["fence", "gap"])
 async def test_a_run_that_is_not_ours_answers_fenced_for_ever(database: FakeDatabase, reason: str) -> None:
     async with _writing(database) as writer:
@@ -279,14 +297,12 @@ async def test_after_a_refusal_a_run_may_only_end_itself(database: FakeDatabase)
         await log.append(_step(1))
         bad = log.append(_step(2, "poison"))
         behind = log.append(Entry(results=[Result(step_number=2, position=0, status="succeeded")]))
-        for future in (
-            bad,
-            behind,
-            log.append(_step(3)),
-            log.append(Entry(state={}, transition=Transition(to="completed"))),
-        ):
+        for future in (bad, behind):
             with pytest.raises(StoreError):
                 await future
+        for later in (_step(3), Entry(state={}, transition=Transition(to="completed"))):
+            with pytest.raises(StoreError):
+                await log.append(later)
         assert (await log.append(FAIL)).kind == "ok"
     assert run.status == "failed"
     assert [entry["seq"] for entry in run.entries] == [1, 2]
@@ -326,7 +342,7 @@ async def test_an_entry_that_always_fails_without_blame_ends_up_alone_and_is_giv
 
 
 async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:
-    database.faults.extend(["timeout"] * 60)
+    database.faults.extend(["timeout" for _ in range(60)])
     async with _writing(database) as writer:
         logs = [_open(database, writer)[0] for _ in range(4)]
         answers = await asyncio.gather(*(log.append(_step(1)) for log in logs))
@@ -335,7 +351,7 @@ async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:
 
 async def test_a_lost_lease_ends_all_attempts(database: FakeDatabase) -> None:
     lost = False
-    database.faults.extend(["down"] * 1000)
+    database.faults.extend(["down" for _ in range(1000)])
     async with _writing(database, lease_lost=lambda: lost) as writer:
         log, _ = _open(database, writer)
         waiting = [log.append(_step(1)), log.append(_step(2))]

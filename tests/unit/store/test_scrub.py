@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic_core import from_json
+
 from runhold.store.scrub import CIRCULAR, MAX_DEPTH, TOO_DEEP, encode
 
 any_text = st.text(alphabet=st.characters())  # surrogates and NUL included

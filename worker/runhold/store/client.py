@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import httpx
 from pydantic_core import from_json, to_json
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from runhold.errors import ConfigError, Refused, StoreError, StoreUnavailable, WorkerDead, is_retryable
-from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A server that does not take a connection by then is down; the lease leaves no time for more."""

@@ -71,7 +71,7 @@ class QueuedLog:
         self._fence = fence
         self._next_seq = 1
         self._gathering: deque[Compound] = deque()
-        self._queued = False  # in the writer's queue, or waiting to be put there again
+        self._queued = False  # in the writer's queue, with nothing sealed yet
         self._broken: StoreError | None = None
         self._busy_rounds = 0
         self._loop = asyncio.get_running_loop()
@@ -142,7 +142,6 @@ class QueuedLog:
 
     def retry_in(self, pause_s: float) -> None:
         """Send the sealed entry again, unchanged, after ``pause_s`` seconds."""
-        self._queued = True
         self._loop.call_later(pause_s, self._retry)
 
     def close(self) -> None:
@@ -168,17 +167,14 @@ class QueuedLog:
         self._enqueue()
 
     def _enqueue(self) -> None:
+        # While an entry is sealed, its answer decides when the next one goes.
         if not self._queued and self.sealed is None:
             self._queued = True
             self._writer.enqueue(self)
 
     def _retry(self) -> None:
-        self._queued = False
         if self.sealed is not None:
-            self._queued = True
             self._writer.enqueue(self)
-        elif self._gathering:
-            self._enqueue()
 
     def _refuse(self, problem: StoreError) -> None:
         sealed, self.sealed = self.sealed, None
