@@ -56,6 +56,7 @@ def through_jsonb(value: Any) -> Any:
             return [forgetful(part) for part in item]
         if isinstance(item, float):
             return Number(format(Decimal(repr(item)) + 0, "f"))
+        assert not isinstance(item, str) or "\x00" not in item, "jsonb refuses NUL"
         return item
 
     class Number(float):
@@ -81,7 +82,6 @@ def through_jsonb(value: Any) -> Any:
 
     text = json.dumps(placeholders(forgetful(value)), allow_nan=False)
     text.encode()
-    assert "\\u0000" not in text, "jsonb refuses NUL"
     for index, digits in enumerate(numbers):
         text = text.replace(f'"@@{index}@@"', digits)
     return json.loads(text)

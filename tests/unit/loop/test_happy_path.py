@@ -7,6 +7,7 @@ from typing import Any
 
 from loop_support import Progress, Row, ScriptedModel, asks, says, work
 from pydantic import BaseModel
+
 from runhold import Agent, RunContext, tool
 
 

@@ -1,0 +1,194 @@
+"""A cancel is obeyed everywhere, and its detail says what happened all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+
+from runhold import Agent, tool
+from runhold.agents import Effect
+
+ACT = ("act", {})
+
+
+class Act:
+    """A tool that runs until it is let go."""
+
+    def __init__(self, effect: Effect) -> None:
+        self.started = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.finished = False
+
+        @tool(effect=effect, name="act")
+        async def act() -> str:
+            self.started.set()
+            await self.go_on.wait()
+            self.finished = True
+            return "did"
+
+        self.agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+
+
+def plain() -> Agent:
+    return Act("read").agent
+
+
+async def test_before_the_claim() -> None:
+    row = Row(cancel_requested=True)
+    model = ScriptedModel()
+    outcome = await work(row, plain(), model)
+    assert outcome.kind == row.status == "cancelled"
+    assert not model.requests
+
+
+async def test_during_the_models_call() -> None:
+    row = Row()
+    was_cancelled: list[bool] = []
+
+    async def slow() -> Any:
+        try:
+            await asyncio.sleep(9)
+        except asyncio.CancelledError:
+            was_cancelled.append(True)
+            raise
+
+    worker = Worker(row, plain(), model := ScriptedModel(slow))
+    task = worker.start()
+    await until(lambda: model.requests)
+    worker.signals.cancel()
+    assert (await asyncio.wait_for(task, 1)).kind == "cancelled"
+    await until(lambda: was_cancelled)
+    assert row.status == "cancelled"
+
+
+async def test_a_verdict_that_says_so_ends_the_models_call() -> None:
+    act = Act("read")
+    act.go_on.set()
+    row = Row()
+    worker = Worker(row, act.agent, model := ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
+    worker.log.hold = True
+    task = worker.start()
+    await until(lambda: len(model.requests) == 2)
+    row.cancel_requested = True
+    worker.log.release()
+    worker.log.hold = False
+    assert (await asyncio.wait_for(task, 1)).kind == "cancelled"
+
+
+async def test_between_the_answer_and_the_effect_nothing_starts() -> None:
+    act, row = Act("unsafe"), Row()
+
+    def cancel_and_ask() -> Any:
+        row.cancel_requested = True
+        return asks(ACT)
+
+    await work(row, act.agent, ScriptedModel(cancel_and_ask))
+    assert row.status == "cancelled"
+    assert not act.started.is_set()
+    assert len(row.steps) == 1, "what was spent is recorded"
+    assert row.detail["unknown"] == []
+
+
+async def test_between_the_intent_and_the_effect_nothing_starts() -> None:
+    act, row = Act("unsafe"), Row()
+    worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
+    worker.signals.lease_ok = False
+    task = worker.start()
+    await until(lambda: (1, 0) in row.calls)
+    worker.signals.cancel()
+    await asyncio.wait_for(task, 1)
+    assert row.status == "cancelled"
+    assert row.call().status == "failed"
+    assert "was not run" in (row.call().error or "")
+    assert not act.started.is_set()
+
+
+@pytest.mark.parametrize("effect", ["read", "idempotent"])
+async def test_what_can_be_repeated_ends_at_once(effect: Effect) -> None:
+    act, row = Act(effect), Row()
+    worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
+    task = worker.start()
+    await act.started.wait()
+    worker.signals.cancel()
+    await asyncio.wait_for(task, 1)
+    assert row.status == "cancelled"
+    assert (row.call().status, row.call().error) == ("failed", "it was cancelled")
+    assert not act.finished
+
+
+async def test_what_can_not_be_undone_may_finish() -> None:
+    act, row = Act("unsafe"), Row()
+    worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
+    task = worker.start()
+    await act.started.wait()
+    worker.signals.cancel()
+    await asyncio.sleep(0.02)
+    act.go_on.set()
+    await asyncio.wait_for(task, 1)
+    assert row.status == "cancelled"
+    assert row.call().status == "succeeded"
+    assert row.detail == {"step": 1, "finished": [], "finished_after_request": ["act"], "unknown": []}
+
+
+async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runhold.loop.calls.CANCEL_GRACE_S", 0.03)
+    act, row = Act("unsafe"), Row()
+    worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
+    task = worker.start()
+    await act.started.wait()
+    worker.signals.cancel()
+    await asyncio.wait_for(task, 1)
+    assert row.status == "cancelled"
+    assert row.call().status == "unknown"
+    assert row.detail["unknown"] == ["act"]
+
+
+async def test_a_result_that_comes_with_the_cancel_is_kept() -> None:
+    row = Row()
+
+    def cancel_and_answer() -> Any:
+        row.cancel_requested = True
+        return says("Done.")
+
+    outcome = await work(row, plain(), ScriptedModel(cancel_and_answer))
+    assert outcome.kind == row.status == "cancelled"
+    assert row.transitions[-1].to == "completed", "the database keeps the result in error_detail"
+
+
+async def test_instead_of_a_pause() -> None:
+    @tool(approval=True)
+    async def act() -> str:
+        return "did"
+
+    row = Row()
+
+    def cancel_and_ask() -> Any:
+        row.cancel_requested = True
+        return asks(ACT)
+
+    agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+    outcome = await work(row, agent, ScriptedModel(cancel_and_ask))
+    assert outcome.kind == row.status == "cancelled"
+    assert not row.reviews
+
+
+async def test_instead_of_taking_an_approval() -> None:
+    ran: list[int] = []
+
+    @tool(approval=True)
+    async def act() -> str:
+        ran.append(1)
+        return "did"
+
+    row = Row()
+    agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+    await work(row, agent, ScriptedModel(asks(ACT)))
+    row.decide("approved")
+    worker = Worker(row, agent, ScriptedModel())
+    row.cancel_requested = True  # after the claim: only the database knows
+    outcome = await worker.go()
+    assert (outcome.kind, ran) == ("cancelled", [])
+    assert not row.reviews[0].used
