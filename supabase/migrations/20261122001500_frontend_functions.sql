@@ -104,7 +104,7 @@ begin atomic
     from public.agent_tool_calls c where c.execution_id = agent_timeline.execution_id
     union all
     select r.requested_at, 'review', 3, 0, jsonb_build_object(
-      'id', r.id, 'review_kind', r.kind, 'tool_name', r.tool_name, 'summary', r.summary, 'status', r.status,
+      'id', r.id, 'tool_call_id', r.tool_call_id, 'review_kind', r.kind, 'tool_name', r.tool_name, 'summary', r.summary, 'status', r.status,
       'proposed_input', r.proposed_input, 'edited_input', r.edited_input, 'answer', r.answer, 'comment', r.comment,
       'decided_at', r.decided_at, 'reviewer_id', r.reviewer_id, 'expires_at', r.expires_at, 'used_at', r.used_at)
     from public.agent_reviews r where r.execution_id = agent_timeline.execution_id
