@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from runhold.agents.limits import Limits
 from runhold.agents.naming import require_type_name
-from runhold.agents.schema import JsonSchema, explain, object_schema, strict_schema
+from runhold.agents.schema import JsonSchema, explain, first_line, object_schema, strict_schema
 from runhold.agents.tool import Tool
 from runhold.errors import AgentDefinitionError, RunholdError
 
@@ -25,7 +25,7 @@ _OWNED_PARAMS: Final = frozenset(
 _ANY_OBJECT: Final[JsonSchema] = {"type": "object"}
 
 
-class InvalidData(RunholdError):  # noqa: N818 - it describes what was sent, not a fault of ours
+class InvalidData(RunholdError):
     """Input or output does not fit the agent's type. ``str(error)`` says which field and why."""
 
 
@@ -202,7 +202,9 @@ def _adapter(annotation: Any, what: str) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
     except Exception as error:  # pydantic raises what the type's own code raises, too
-        raise AgentDefinitionError(f"{what} is nothing that pydantic can validate: {error}") from error
+        raise AgentDefinitionError(
+            f"{what} is nothing that pydantic can validate: {first_line(error)}"
+        ) from error
 
 
 def _without_fence(text: str) -> str:

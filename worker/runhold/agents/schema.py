@@ -46,7 +46,7 @@ def arguments_model(
             model.model_json_schema()
     except _UNDESCRIBABLE as error:
         raise AgentDefinitionError(
-            f"The arguments of tool {tool_name!r} can't be read from JSON: {_first_line(error)} "
+            f"The arguments of tool {tool_name!r} can't be read from JSON: {first_line(error)} "
             "Use types that pydantic can validate."
         ) from error
     return model
@@ -67,7 +67,7 @@ def object_schema(adapter: TypeAdapter[Any], what: str, mode: JsonSchemaMode) ->
     try:
         schema = _without_titles(adapter.json_schema(mode=mode))
     except _UNDESCRIBABLE as error:
-        raise AgentDefinitionError(f"{what} has no JSON schema: {_first_line(error)}") from error
+        raise AgentDefinitionError(f"{what} has no JSON schema: {first_line(error)}") from error
     top = _resolved(schema, schema)
     if top.get("type") != "object":
         raise AgentDefinitionError(
@@ -82,7 +82,7 @@ def require_serialisable(annotation: Any, what: str) -> None:
         TypeAdapter(annotation).json_schema(mode="serialization")
     except _UNDESCRIBABLE as error:
         raise AgentDefinitionError(
-            f"{what} can't be turned into JSON: {_first_line(error)} "
+            f"{what} can't be turned into JSON: {first_line(error)} "
             "Return a pydantic model, a dict, a list or a str."
         ) from error
 
@@ -104,6 +104,12 @@ def strict_schema(schema: JsonSchema) -> JsonSchema | None:
     """
     strict = copy.deepcopy(schema)
     return strict if _make_strict(strict, strict, depth=0) else None
+
+
+def first_line(error: Exception) -> str:
+    """The first sentence of an error that goes on for pages."""
+    line = str(error).strip().splitlines()[0]
+    return line if line.endswith((".", "!")) else line + "."
 
 
 # ------------------------------------------------------------------------------------------------ details
@@ -179,8 +185,3 @@ def _without_titles(schema: JsonSchema) -> JsonSchema:
         else:
             cleaned[key] = value
     return cleaned
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).strip().splitlines()[0]
-    return line if line.endswith((".", "!")) else line + "."

@@ -40,7 +40,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class InvalidArguments(RunholdError):  # noqa: N818 - it describes what was sent, not a fault of ours
+class InvalidArguments(RunholdError):
     """The arguments of a call do not fit the tool. ``str(error)`` is written for the model that sent them."""
 
 
@@ -243,6 +243,10 @@ def _require_argument(name: str, parameter: inspect.Parameter, hints: Mapping[st
     if parameter.kind is parameter.POSITIONAL_ONLY:
         raise AgentDefinitionError(
             f"Parameter {parameter.name!r} of tool {name!r} is positional-only: arguments are passed by name."
+        )
+    if parameter.name.startswith("_"):
+        raise AgentDefinitionError(
+            f"Parameter {parameter.name!r} of tool {name!r} begins with an underscore: rename it."
         )
     if parameter.name not in hints:
         raise AgentDefinitionError(
