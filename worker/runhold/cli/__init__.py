@@ -1,0 +1,18 @@
+"""The ``runhold`` command.
+
+One module per group of commands (``runs``, ``reviews``, ``people``, ``worker``, ``stack``, ``demo``), each a thin
+skin: ``project`` says where (which Supabase), ``person`` who (signed in as themselves), ``render`` how it looks,
+``exits`` with which status it ends.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with one of the statuses in :mod:`runhold.cli.exits`."""
+    from runhold.cli.app import run  # typer and rich take a while: only who runs the command pays
+
+    sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))

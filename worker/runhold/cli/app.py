@@ -1,0 +1,109 @@
+"""The command line: which commands there are, and how their failures are told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from importlib.metadata import version
+from typing import Annotated, Final
+
+import typer
+from rich.text import Text
+
+from runhold.cli import people, reviews, runs
+from runhold.cli.exits import MEANINGS, Exit, exit_of
+from runhold.cli.output import err
+from runhold.errors import RunholdError
+
+VERBOSE: Final = "--verbose"
+
+EXIT_HELP: Final = "Exit status: " + "; ".join(
+    f"{code:d} {meaning.replace('`', '')}" for code, meaning in MEANINGS.items()
+)
+
+app = typer.Typer(
+    name="runhold",
+    epilog=EXIT_HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"runhold {version('runhold')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        bool, typer.Option(VERBOSE, help="Say more; show tracebacks. Works anywhere.")
+    ] = False,
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Say which version this is."),
+    ] = False,
+) -> None:
+    """Production AI agents on Supabase: every run survives, every limit holds, every risky action waits.
+
+    \b
+    See it run, with nothing to sign up for:
+      runhold demo
+    Your own agent, on your machine:
+      runhold dev agent.py                          a local Supabase and a worker that reloads
+      runhold login ada@example.com --sign-up       in another terminal
+      runhold submit my_agent -i '{"name": "x"}' --watch
+    Against a project of yours: set SUPABASE_URL and SUPABASE_PUBLISHABLE_KEY (workers: SUPABASE_SECRET_KEY).
+    """
+
+
+RUNS, REVIEWS, PEOPLE = "Runs", "What waits for people", "Who you are"
+
+app.command("submit", rich_help_panel=RUNS)(runs.submit)
+app.command("watch", rich_help_panel=RUNS)(runs.watch)
+app.command("list", rich_help_panel=RUNS)(runs.list_runs)
+app.command("show", rich_help_panel=RUNS)(runs.show)
+app.command("cancel", rich_help_panel=RUNS)(runs.cancel)
+app.command("health", rich_help_panel=RUNS)(runs.health)
+app.command("reviews", rich_help_panel=REVIEWS)(reviews.reviews)
+app.command("approve", rich_help_panel=REVIEWS)(reviews.approve)
+app.command("reject", rich_help_panel=REVIEWS)(reviews.reject)
+app.command("login", rich_help_panel=PEOPLE)(people.login)
+app.command("logout", rich_help_panel=PEOPLE)(people.logout)
+app.command("whoami", rich_help_panel=PEOPLE)(people.whoami)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit status. Whatever fails is told in a sentence, with a traceback only if asked for."""
+    verbose = VERBOSE in arguments
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.CRITICAL, format="%(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        app(args=[argument for argument in arguments if argument != VERBOSE], prog_name="runhold")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else Exit.OK if end.code is None else Exit.FAILED
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except BrokenPipeError:  # the reader has had enough: `runhold list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.OK
+    except RunholdError as error:
+        return _tell(error, str(error), verbose=verbose)
+    except Exception as error:
+        sentence = (
+            f"{type(error).__name__}: {error}. This is a bug: please report it, with what --verbose says."
+        )
+        return _tell(error, sentence, verbose=verbose)
+    return Exit.OK
+
+
+def _tell(error: Exception, sentence: str, *, verbose: bool) -> int:
+    if verbose:
+        traceback.print_exception(error)
+    err.print(Text.assemble(("Error: ", "bold red"), sentence), soft_wrap=True)
+    return exit_of(error)

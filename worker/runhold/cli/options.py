@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from runhold.cli.exits import UsageError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable JSON on standard output.")]
+As = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="EMAIL", help="Act as this person, if several are signed in.", show_default=False
+    ),
+]
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="The run's id, or how it begins.", show_default=False)
+]
+ReviewId = Annotated[
+    str,
+    typer.Argument(
+        metavar="REVIEW",
+        help="The review's id, or how it begins; the run's does, too, if it has one open review.",
+        show_default=False,
+    ),
+]
+
+_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def read_json(text: str, option: str) -> Any:
+    """The JSON of an option: itself, ``@file``, or ``-`` for standard input.
+
+    :raises UsageError: it is none.
+    """
+    if text == "-":
+        text = sys.stdin.read()
+    elif text.startswith("@"):
+        try:
+            text = Path(text[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"{option}: {text[1:]} can't be read: {reason}.") from error
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UsageError(
+            f'{option} is no JSON ({error}): give it in quotes, like \'{{"name": "value"}}\', or as @file.'
+        ) from error
+
+
+def read_object(text: str, option: str) -> dict[str, Any]:
+    """Likewise, a JSON object."""
+    value = read_json(text, option)
+    if not isinstance(value, dict):
+        raise UsageError(f'{option} must be a JSON object, like \'{{"name": "value"}}\'.')
+    return value  # pyright: ignore[reportUnknownVariableType] - JSON
+
+
+def read_since(text: str) -> datetime:
+    """A point in time: a span back from now (``30m``, ``24h``, ``7d``, ``2w``) or a date, as ISO 8601 writes it."""
+    if match := _SPAN.fullmatch(text.strip()):
+        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no time: give 30m, 24h, 7d, 2w or a date like 2026-01-31.") from error
+    return at if at.tzinfo else at.astimezone()

@@ -1,0 +1,66 @@
+"""Where words go: what was asked for to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any, Final
+
+from rich.console import Console
+from rich.text import Text
+from rich.theme import Theme
+
+PIPED_WIDTH: Final = 140
+"""Columns of output that no terminal shows: wide enough that no column is cut."""
+
+THEME: Final = Theme(
+    {
+        "completed": "green",
+        "succeeded": "green",
+        "approved": "green",
+        "running": "cyan",
+        "pending": "blue",
+        "awaiting_review": "bold yellow",
+        "failed": "bold red",
+        "rejected": "red",
+        "unknown": "bold red",
+        "expired": "red",
+        "cancelled": "dim",
+        "actor": "bold",
+        "hint": "dim",
+        "repr.number": "none",
+    }
+)
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else PIPED_WIDTH
+    return Console(stderr=stderr, theme=THEME, width=width, highlight=False)
+
+
+out: Final = _console(stderr=False)
+err: Final = _console(stderr=True)
+
+
+def say(message: str | Text) -> None:
+    """A message to the person, beside the output."""
+    err.print(message, soft_wrap=True)
+
+
+def hint(message: str) -> None:
+    """What one may do next; only a person at a terminal is told."""
+    if err.is_terminal:
+        err.print(Text(message, style="hint"), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_json_line(value: Any) -> None:
+    """One of several JSON documents on standard output, a line each."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,279 @@
+"""Runs: submit, watch, list, show, cancel; and how they are doing as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import typer
+
+from runhold.cli.backend import Backend, Row
+from runhold.cli.exits import RUN_EXITS, Exit, UsageError
+from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_since
+from runhold.cli.output import err, hint, out, print_json, print_json_line, say
+from runhold.cli.person import sign_in_as
+from runhold.cli.project import find_project
+from runhold.cli.render import health_view, result_panel, run_header, runs_table, short
+from runhold.cli.story import Story
+from runhold.cli.watching import follow
+
+STATUSES: Final = ("pending", "running", "awaiting_review", "completed", "failed", "cancelled")
+
+UntilReview = Annotated[
+    bool,
+    typer.Option(
+        "--until-review", help=f"Stop watching, with status {Exit.RUN_WAITS:d}, when a person is needed."
+    ),
+]
+
+
+def submit(
+    agent_type: Annotated[str, typer.Argument(metavar="TYPE", help="The agent's type.", show_default=False)],
+    input: Annotated[  # noqa: A002 - the option's name
+        str,
+        typer.Option("--input", "-i", metavar="JSON|@FILE|-", help="The run's input, a JSON object."),
+    ] = "{}",
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON", help="Tighter limits for this run: '{\"max_steps\": 5}'.", show_default=False
+        ),
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="The same key again answers the first run.", show_default=False),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it until it ends.")] = False,
+    until_review: UntilReview = False,
+    as_json: AsJson = False,
+    email: As = None,
+) -> None:
+    """Start a run.
+
+    Prints the run's id. With --watch it goes on as `runhold watch` does.
+
+    \b
+    Examples:
+      runhold submit compliance_document_generator -i '{"project": "billing"}' --watch
+      runhold submit letter_writer -i @input.json --idempotency-key order-17
+      RUN=$(echo '{"customer": "Ada"}' | runhold submit letter_writer -i -)
+    """
+    value, tighter = read_json(input, "--input"), None if limits is None else read_object(limits, "--limits")
+
+    async def work() -> Exit:
+        async with sign_in_as(find_project(), email) as person:
+            backend = Backend(person)
+            run = await backend.submit(agent_type, value, limits=tighter, idempotency_key=idempotency_key)
+            if watch:
+                say(f"Run {run['id']}, submitted as {person.email}.")
+                return await _watch(backend, run["id"], as_json=as_json, until_review=until_review)
+            if as_json:
+                print_json(run)
+            else:
+                out.print(run["id"])
+                hint(f"Submitted as {person.email}. Watch it: runhold watch {short(run['id'])}")
+            return Exit.OK
+
+    raise typer.Exit(asyncio.run(work()))
+
+
+def watch(run: RunId, until_review: UntilReview = False, as_json: AsJson = False, email: As = None) -> None:
+    """Watch a run until it ends.
+
+    The exit status tells how: 0 completed, 5 failed, 6 cancelled. Ctrl-C stops watching, not the run.
+    With --json it prints every event, step, call and review as a line when it changes, and the run as the last line.
+
+    \b
+    Examples:
+      runhold watch 3f2a9c1e
+      runhold watch 3f2a9c1e --json | jq -r 'select(.kind == "step") | .step_number'
+      runhold watch 3f2a9c1e --until-review || runhold reviews
+    """
+
+    async def work() -> Exit:
+        async with sign_in_as(find_project(), email) as person:
+            backend = Backend(person)
+            identifier = await backend.find_run(run)
+            return await _watch(backend, identifier, as_json=as_json, until_review=until_review)
+
+    raise typer.Exit(asyncio.run(work()))
+
+
+def list_runs(
+    agent_type: Annotated[
+        str | None, typer.Option("--type", "-t", help="Only of this type.", show_default=False)
+    ] = None,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", "-s", help=f"Only these: {', '.join(STATUSES)}.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000, help="At most so many.")] = 20,
+    as_json: AsJson = False,
+    email: As = None,
+) -> None:
+    """List your runs, the newest first.
+
+    \b
+    Examples:
+      runhold list --status failed
+      runhold list --json | jq -r '.[].id'
+    """
+    if status is not None and status not in STATUSES:
+        raise UsageError(f"There is no status {status!r}: one of {', '.join(STATUSES)}.")
+
+    async def work() -> None:
+        async with sign_in_as(find_project(), email) as person:
+            rows = await Backend(person).runs(agent_type=agent_type, status=status, limit=limit)
+        if as_json:
+            print_json(rows)
+        elif rows:
+            out.print(runs_table(rows, full_ids=not out.is_terminal))
+        else:
+            say(f"{person.email} has no such runs.")
+
+    asyncio.run(work())
+
+
+def show(run: RunId, as_json: AsJson = False, email: As = None) -> None:
+    """Tell a run's whole story: who did what, every step, call and decision.
+
+    \b
+    Examples:
+      runhold show 3f2a9c1e
+      runhold show 3f2a9c1e --json | jq '.timeline[] | select(.kind == "tool_call") | .tool_name'
+    """
+
+    async def work() -> None:
+        async with sign_in_as(find_project(), email) as person:
+            backend = Backend(person)
+            identifier = await backend.find_run(run)
+            row, timeline = await backend.run(identifier), await backend.timeline(identifier)
+        if as_json:
+            print_json({"run": row, "timeline": timeline})
+            return
+        names = {person.user_id: "you"}
+        out.print(run_header(row, names={person.user_id: f"{person.email} (you)"}))
+        out.print()
+        for line in Story(names, width=out.width).more(timeline):
+            out.print(line, soft_wrap=True)
+        if row["status"] == "completed":
+            out.print()
+            out.print(result_panel(row))
+
+    asyncio.run(work())
+
+
+def cancel(
+    run: RunId,
+    reason: Annotated[str | None, typer.Option(help="Why; it is kept.", show_default=False)] = None,
+    as_json: AsJson = False,
+    email: As = None,
+) -> None:
+    """Cancel a run.
+
+    One that waits ends at once; one that is worked on ends at its next check, within a step.
+
+    \b
+    Example:
+      runhold cancel 3f2a9c1e --reason "wrong customer"
+    """
+
+    async def work() -> None:
+        async with sign_in_as(find_project(), email) as person:
+            backend = Backend(person)
+            answer = await backend.cancel(await _any_run(backend, run), reason)
+        if as_json:
+            print_json(answer)
+        elif answer["status"] == "cancelled":
+            say(f"Run {short(answer['id'])} is cancelled.")
+        elif answer["cancel_requested"]:
+            say(f"Run {short(answer['id'])} is told to stop; it ends within its step.")
+        else:
+            say(f"Run {short(answer['id'])} had already ended: {answer['status']}.")
+
+    asyncio.run(work())
+
+
+def health(
+    agent_type: Annotated[
+        str | None, typer.Argument(metavar="[TYPE]", help="Of this type alone.", show_default=False)
+    ] = None,
+    since: Annotated[
+        str, typer.Option(metavar="SPAN|TIME", help="From when on: 30m, 24h, 7d, 2w or a date.")
+    ] = "7d",
+    as_json: AsJson = False,
+    email: As = None,
+) -> None:
+    """How agents are doing: completion, steps, tools, reviews, tokens, times.
+
+    Over the runs that you may see, which are your own.
+
+    \b
+    Examples:
+      runhold health
+      runhold health compliance_document_generator --since 24h --json | jq .completion_rate
+    """
+    start = read_since(since)
+
+    async def work() -> None:
+        async with sign_in_as(find_project(), email) as person:
+            metrics = await Backend(person).health(agent_type, start)
+        if as_json:
+            print_json(metrics)
+        else:
+            out.print(health_view(metrics))
+
+    asyncio.run(work())
+
+
+# ------------------------------------------------------------------------------------------------ details
+
+
+async def _watch(backend: Backend, execution_id: str, *, as_json: bool, until_review: bool) -> Exit:
+    story = Story({backend.person.user_id: "you"}, width=out.width)
+    printed: dict[str, Any] = {}
+    told_to_review = False
+    async for run, timeline in follow(backend, execution_id):
+        if as_json:
+            _print_changes(timeline, printed)
+        else:
+            for line in story.more(timeline):
+                out.print(line, soft_wrap=True)
+        if run["status"] == "awaiting_review":
+            if until_review:
+                return _ended(run, as_json=as_json)
+            if not told_to_review:
+                told_to_review = True
+                hint(
+                    "            A reviewer decides: `runhold reviews`, then `runhold approve` or `runhold reject`."
+                )
+        elif run["status"] in RUN_EXITS:
+            return _ended(run, as_json=as_json)
+        else:
+            told_to_review = False
+    raise AssertionError("a run is followed until it ends")
+
+
+def _ended(run: Row, *, as_json: bool) -> Exit:
+    if as_json:
+        print_json_line({"kind": "run", **run})
+    elif run["status"] == "completed":
+        out.print()
+        out.print(result_panel(run))
+    elif run["status"] == "failed" and run.get("error_detail"):
+        err.print(f"{run['error']}: {run['error_detail']}", markup=False, soft_wrap=True)
+    return RUN_EXITS[run["status"]]
+
+
+def _print_changes(timeline: list[Row], printed: dict[str, Any]) -> None:
+    for item in timeline:
+        names = ("kind", "at", "event") if item["kind"] == "event" else ("kind", "id", "step_number")
+        key = " ".join(str(item.get(name)) for name in names)
+        if printed.get(key) != item:
+            printed[key] = item
+            print_json_line(item)
+
+
+async def _any_run(backend: Backend, text: str) -> str:
+    """The id of one's own run by its beginning; a whole id is taken as it is, for operators, who don't see runs."""
+    return text if len(text) == len("00000000-0000-0000-0000-000000000000") else await backend.find_run(text)
