@@ -4,6 +4,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { createPostgresConnection, PostgresConnection } from "@supabase/lite/postgres";
 import { CompiledQuery, Kysely } from "kysely";
 import { PostgresJSDialect } from "kysely-postgres-js";
+import { contextSettings, contextStatement } from "./context.mjs";
 import { selfDescribing } from "./errors.mjs";
 import { unmarkParameter } from "./marks.mjs";
 import { exactTypes } from "./types.mjs";
@@ -47,11 +48,8 @@ export class RestConnection extends PostgresConnection {
       request: currentRequest.getStore(),
     });
     return this.kysely.connection().execute(async (connection) => {
-      const send = (text, values = []) => connection.executeQuery(CompiledQuery.raw(text, values));
-      const opened = Promise.all([
-        send(options?.rpc?.readOnly ? "begin read only" : "begin"),
-        send(settings.text, settings.values),
-      ]);
+      const send = (text) => connection.executeQuery(CompiledQuery.raw(text));
+      const opened = send(`begin${options?.rpc?.readOnly ? " read only" : ""}; ${contextStatement(settings)}`);
       try {
         const [result] = await Promise.all([work(connection), opened]);
         await send(options?.forceRollback ? "rollback" : "commit");
@@ -84,20 +82,4 @@ function unmarking(driver) {
     };
   };
   return Object.assign(silent.bind(), { reserve, end: () => driver.end() });
-}
-
-/** One statement that gives a transaction PostgREST's context: role, that role's settings, claims, request. */
-export async function contextSettings(catalog, { role, claims, request, settings = {} }) {
-  const values = {
-    ...(await catalog.roleSettings(role)),
-    ...settings,
-    "request.jwt.claims": JSON.stringify(claims),
-    "request.method": request?.method ?? "",
-    "request.path": request?.path ?? "",
-    "request.headers": JSON.stringify(request?.headers ?? {}),
-    role, // last: from here on it is the role that must have the right
-  };
-  const names = Object.keys(values);
-  const calls = names.map((_, index) => `set_config($${2 * index + 1}, $${2 * index + 2}, true)`);
-  return { text: `select ${calls.join(", ")}`, values: names.flatMap((name) => [name, String(values[name])]) };
 }

@@ -1,6 +1,6 @@
-// Requests that @supabase/lite serves, and what must be changed in them on the way in and out.
+// What must be changed in requests before @supabase/lite reads them.
 
-import { markJson, mark, markNumbers, unmarkJson } from "./marks.mjs";
+import { mark, markJson, markNumbers } from "./marks.mjs";
 
 const isJsonType = (type) => type === "json" || type === "jsonb";
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
@@ -47,11 +47,4 @@ function argumentTypes(overloads) {
     });
   }
   return types;
-}
-
-/** The response's body with all marks taken off. Content-Length changes with it. */
-export async function exactResponse(response) {
-  const text = await response.text();
-  const exact = unmarkJson(text);
-  return { text: exact, changed: exact !== text };
 }

@@ -5,12 +5,12 @@
 // travel together. Only plain calls are taken; the rest (filters on results, GET, overloads, errors in the request) is
 // lite's, whose answers to those are right.
 
-import { contextSettings } from "./database.mjs";
+import { contextSettings, contextStatement } from "./context.mjs";
 import { bodyOf, isDatabaseError, statusOf } from "./errors.mjs";
+import { quoteName } from "./quote.mjs";
 
 const MAX_ROWS = 1000;
 const PLAIN_HEADERS = /^(\*\/\*|application\/json)?$/;
-const quoteName = (name) => `"${name.replaceAll('"', '""')}"`;
 
 /** Calls functions of the exposed schemas. */
 export class Rpc {
@@ -65,20 +65,21 @@ export class Rpc {
     return known.get(key);
   }
 
+  /**
+   * Sent together, without waiting for one another. The call is a prepared statement, so that the server plans it once,
+   * and the body a parameter. All are waited for, so that the next request finds the connection at rest.
+   */
   async #run(called, settings, statement, text) {
     const connection = await this.#driver.reserve();
     try {
-      // Not awaited one by one: they travel together. After a failure the server ignores the rest up to `commit`, which
-      // then rolls back. All are waited for, so that the next request finds the connection at rest.
       const outcomes = await Promise.allSettled([
-        connection.unsafe(called.volatile ? "begin" : "begin read only"),
-        connection.unsafe(settings.text, settings.values, { prepare: true }),
+        connection.unsafe(`begin${called.volatile ? "" : " read only"}; ${contextStatement(settings)}`),
         connection.unsafe(statement, [text], { prepare: true }),
-        connection.unsafe("commit"),
+        connection.unsafe("commit"), // after a failure the server answers it by a rollback
       ]);
       const failed = outcomes.find((outcome) => outcome.status === "rejected");
       if (failed) throw failed.reason;
-      return outcomes[2].value[0];
+      return outcomes[1].value[0];
     } finally {
       connection.release();
     }
@@ -126,28 +127,34 @@ function takesBody(overloads) {
   return taking.length === 1 ? { ...taking[0], takes_body: true } : undefined;
 }
 
-/** One statement: read the arguments from JSON, call, print the result as JSON. */
+/** One statement: read the arguments from the JSON in $1, call, print the result as JSON. */
 function compose(called, given) {
   const typeOf = (name) => called.argument_types[called.argument_names.indexOf(name)];
   const columns = given.map((name) => `${quoteName(name)} ${typeOf(name)}`).join(", ");
   const passed = given.map((name) => `${quoteName(name)} => given.${quoteName(name)}`).join(", ");
-  const source = given.length && !called.takes_body ? `json_to_record($1::text::json) as given (${columns}), ` : "(select $1::text) as given, ";
-  const body = `$1::text::${called.argument_types[0]}`;
-  const call = `${called.qualified_name}(${called.takes_body ? body : passed})`;
-  const response =
-    "current_setting('response.status', true) as status, current_setting('response.headers', true) as headers";
-  if (called.returns_void) return `select null as body, ${response} from ${source} lateral ${call}`;
-  if (called.returns_row) {
-    const rows = `(select result.* from ${source} lateral ${call} as result limit ${MAX_ROWS}) as result_row`;
-    return called.returns_set
-      ? `select coalesce(json_agg(result_row), '[]')::text as body, ${response} from ${rows}`
-      : `select (json_agg(result_row) -> 0)::text as body, ${response} from ${rows}`;
+  const hasRecord = given.length > 0 && !called.takes_body;
+  // Without arguments the parameter has no use, but it must have a type.
+  const source = hasRecord ? `json_to_record($1::text::json) as given (${columns})` : "(select $1::text) as given";
+  const call = called.takes_body
+    ? `${called.qualified_name}($1::text::${called.argument_types[0]})`
+    : `${called.qualified_name}(${passed})`;
+  const [value, from] = resultOf(called);
+  return (
+    `select ${value} as body, current_setting('response.status', true) as status,` +
+    ` current_setting('response.headers', true) as headers from ${from(`${source}, lateral ${call}`)}`
+  );
+}
+
+/** How to print what a function returns, as PostgREST does: the expression, and the source around the call. */
+function resultOf({ returns_void, returns_row, returns_set }) {
+  if (returns_void) return ["null", (call) => call];
+  if (returns_row) {
+    const rows = (call) => `(select result.* from ${call} as result limit ${MAX_ROWS}) as result_row`;
+    return [returns_set ? "coalesce(json_agg(result_row), '[]')::text" : "(json_agg(result_row) -> 0)::text", rows];
   }
-  const from = `${source} lateral ${call} as result (value)`;
-  return called.returns_set
-    ? `select coalesce(json_agg(result.value), '[]')::text as body, ${response}` +
-        ` from (select result.value from ${from} limit ${MAX_ROWS}) as result`
-    : `select to_json(result.value)::text as body, ${response} from ${from}`;
+  if (!returns_set) return ["to_json(result.value)::text", (call) => `${call} as result (value)`];
+  const values = (call) => `(select result.value from ${call} as result (value) limit ${MAX_ROWS}) as result`;
+  return ["coalesce(json_agg(result.value), '[]')::text", values];
 }
 
 function answer(called, row) {

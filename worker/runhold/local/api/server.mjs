@@ -1,9 +1,10 @@
 // REST and Auth of the local stack: Supabase's own @supabase/lite on the stack's PostgreSQL, and the way to Realtime, under
 // one origin on loopback. What lite 0.10.0 does otherwise than a hosted project is mended in the files beside this one:
 //
-//   database.mjs  grants, request context in one round trip, errors     types.mjs, marks.mjs  values unchanged by JavaScript
+//   database.mjs, context.mjs  grants, request context, errors          types.mjs, marks.mjs  values unchanged by JavaScript
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
-//   catalog.mjs   schema changes are noticed                            lite.mjs              request and response bodies
+//   catalog.mjs   schema changes are noticed                            lite.mjs              JSON of requests
+//   keys.mjs      who is calling, broken tokens                         tokens.mjs            what a user's token says
 //
 // The configuration comes in the environment, as JSON in RUNHOLD_API. Says `api ready on http://127.0.0.1:PORT`.
 
@@ -13,8 +14,10 @@ import { Catalog } from "./catalog.mjs";
 import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
 import { forwardRequest, forwardUpgrade } from "./forward.mjs";
 import { Keys, refuseMalformed } from "./keys.mjs";
-import { exactBody, exactResponse } from "./lite.mjs";
+import { exactBody } from "./lite.mjs";
+import { unmarkJson } from "./marks.mjs";
 import { Rpc } from "./rpc.mjs";
+import { completeSession } from "./tokens.mjs";
 import { authTypes } from "./types.mjs";
 
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
@@ -90,7 +93,10 @@ async function serve(incoming, outgoing) {
   if (text === null) return;
   const url = new URL(incoming.url, options.origin ?? "http://127.0.0.1");
   const isRest = url.pathname.startsWith("/rest/v1/");
-  if (!isRest) return answerByLite(auth, incoming, outgoing, url, text);
+  if (!isRest) {
+    const mend = (body) => completeSession(body, options.jwtSecret);
+    return answerByLite(auth, incoming, outgoing, url, text, mend);
+  }
   const refusal = refuseMalformed(incoming.headers);
   if (refusal) return send(outgoing, 401, refusal);
   const request = {
@@ -107,10 +113,11 @@ async function serve(incoming, outgoing) {
   }
   const isJson = /^application\/(json|vnd\.pgrst\.object\+json)/.test(incoming.headers["content-type"] ?? "");
   const body = text && isJson ? await exactBody(url.pathname, text, catalog) : text;
-  return currentRequest.run(request, () => answerByLite(rest, incoming, outgoing, url, body));
+  return currentRequest.run(request, () => answerByLite(rest, incoming, outgoing, url, body, unmarkJson));
 }
 
-async function answerByLite(app, incoming, outgoing, url, body) {
+/** Let lite answer, and mend its answer's body. */
+async function answerByLite(app, incoming, outgoing, url, body, mend) {
   const headers = new Headers();
   for (const [name, value] of Object.entries(incoming.headers)) headers.set(name, String(value));
   headers.delete("content-length");
@@ -118,10 +125,15 @@ async function answerByLite(app, incoming, outgoing, url, body) {
   const request = new Request(url, { method: incoming.method, headers, body: hasBody ? body : undefined });
   // No peer address: nobody is an administrator for coming from this machine.
   const response = await app.fetch(request, { peerAddress: null });
-  const { text, changed } = await exactResponse(response);
-  if (changed) response.headers.delete("content-length");
-  outgoing.writeHead(response.status, Object.fromEntries(response.headers));
-  outgoing.end(text);
+  const given = await response.text();
+  const mended = mend(given);
+  if (mended !== given) response.headers.delete("content-length");
+  const cookies = response.headers.getSetCookie();
+  outgoing.writeHead(response.status, {
+    ...Object.fromEntries(response.headers),
+    ...(cookies.length ? { "set-cookie": cookies } : {}),
+  });
+  outgoing.end(mended);
 }
 
 function send(outgoing, status, body, headers = {}) {
