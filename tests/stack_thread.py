@@ -6,13 +6,13 @@ So it serves synchronous tests, and asynchronous ones whose event loop changes f
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runhold.local.control import erase
 from runhold.local.stack import LocalStack, StackOptions
 
 
@@ -37,4 +37,5 @@ def running_stack(*, api: bool = True, realtime: bool = True) -> Iterator[LocalS
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-        shutil.rmtree(folder)
+        erase(folder / "stack")
+        folder.rmdir()

@@ -6,10 +6,12 @@ The lock is the kernel's: it goes with the process that holds it, so a stack tha
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import fcntl
+import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runhold.local.errors import StackAlreadyRunning
@@ -17,16 +19,18 @@ from runhold.local.state import read_object, write_private
 
 LOCK_FILE = "lock"
 RUNNING_FILE = "running.json"
+TRIES = 40
+RETRY_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunningStack:
-    """Who holds a folder. `pid` is the supervisor's; `url` is empty until the API is ready."""
+    """Who holds a folder. `pid` is the supervisor's; `url` is empty for a stack without its API."""
 
     pid: int
     url: str
-    database_url: str
-    superuser_url: str
+    database_url: str = field(repr=False)
+    superuser_url: str = field(repr=False)
 
 
 class FolderLock:
@@ -37,14 +41,26 @@ class FolderLock:
         self._handle = handle
 
     @classmethod
-    def acquire(cls, folder: Path) -> FolderLock:
-        """Take the folder. Raises StackAlreadyRunning, saying who has it."""
+    async def acquire(cls, folder: Path) -> FolderLock:
+        """Take the folder. Raises StackAlreadyRunning, saying who has it.
+
+        Waits a little for a holder who cannot be named: one that was just killed and whose lock the kernel is about to
+        free, or one that is only starting or just ending.
+        """
         handle = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            for attempt in itertools.count():
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    running = find_running(folder)
+                    if running is not None or attempt >= TRIES:
+                        raise StackAlreadyRunning(_describe(folder, running)) from None
+                await asyncio.sleep(RETRY_S)
+        except BaseException:
             os.close(handle)
-            raise StackAlreadyRunning(_describe(folder)) from None
+            raise
         (folder / RUNNING_FILE).unlink(missing_ok=True)
         return cls(folder, handle)
 
@@ -77,18 +93,28 @@ def is_held(folder: Path) -> bool:
 
 
 def find_running(folder: Path) -> RunningStack | None:
-    """The living stack of the folder; None if there is none, or it is only just starting."""
+    """The living stack of the folder; None if there is none, or it is only just starting or ending."""
     if not is_held(folder):
         return None
     try:
-        return RunningStack(**read_object(folder / RUNNING_FILE))  # pyright: ignore[reportArgumentType]
+        running = RunningStack(**read_object(folder / RUNNING_FILE))  # pyright: ignore[reportArgumentType]
     except FileNotFoundError:
         return None
+    return running if _is_alive(running.pid) else None
 
 
-def _describe(folder: Path) -> str:
-    running = find_running(folder)
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _describe(folder: Path, running: RunningStack | None) -> str:
     if running is None:
-        return f"Another process is starting or stopping the stack of {folder} right now; try again in a moment."
+        return f"Another process is starting or stopping the stack of {folder} right now: try again in a moment."
     at = running.url or running.database_url.rpartition("@")[2]
     return f"The stack of {folder} is already running at {at} (process {running.pid})."

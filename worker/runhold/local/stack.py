@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-from collections.abc import Mapping
+import signal
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ DEFAULT_PORT = 54321
 
 DEFAULT_DATABASE_PORT = 54322
 """PostgreSQL's, likewise; another free one is taken if it is in use."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 MIGRATION_ROLE = "postgres"
 API_ROLE = "authenticator"
@@ -80,7 +83,7 @@ class LocalStack:
         options = options or StackOptions()
         folder = options.folder.absolute()
         make_private_folder(folder)
-        stack = cls(options, folder, FolderLock.acquire(folder))
+        stack = cls(options, folder, await FolderLock.acquire(folder))
         try:
             await stack._start()
         except BaseException:
@@ -225,6 +228,37 @@ class LocalStack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+async def run_until_stopped(options: StackOptions, ready: Callable[[LocalStack], None]) -> None:
+    """Hold a stack until SIGINT, SIGTERM or SIGHUP, which end it in order, or until a part ends: raises ChildEnded.
+
+    `ready` is called once when everything runs. A signal during the start ends the start.
+    """
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    stopping = asyncio.create_task(stop.wait(), name="stop signal")
+    holding = asyncio.create_task(_hold(options, ready), name="stack")
+    try:
+        await asyncio.wait({stopping, holding}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if holding.done():
+            holding.result()
+        holding.cancel()
+        await asyncio.wait({holding})
+        if not holding.cancelled():
+            holding.result()
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _hold(options: StackOptions, ready: Callable[[LocalStack], None]) -> None:
+    async with await LocalStack.start(options) as stack:
+        ready(stack)
+        await stack.wait()
 
 
 def environment_of(state: StackState, url: str, database_url: str) -> dict[str, str]:
