@@ -13,6 +13,7 @@ import httpx
 import pytest
 import respx
 from model_support import BASE_URL, BODY, KEY, URL, FakeTime, chunk, client, completion, sse
+
 from runhold.errors import ConfigError, ModelError, ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.ports import Usage
 from runhold.models.openai import DEFAULT_BASE_URL, MAX_USELESS_ANSWERS, OpenAIChatModel
@@ -119,6 +120,7 @@ class TestRetries:
             ({"retry-after": "-3"}, 0.25),
             ({"retry-after": "soon"}, 0.25),
             ({"retry-after": "nan"}, 0.25),
+            ({"retry-after": "inf"}, 0.25),
         ],
     )
     async def test_waits_as_long_as_the_provider_asks(
@@ -289,12 +291,15 @@ class TestTime:
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-    async def test_a_mistake_of_the_listener_is_not_the_models(self, provider: respx.Route) -> None:
+    @pytest.mark.parametrize("mistake", [TimeoutError, ValueError])
+    async def test_a_mistake_of_the_listener_is_not_the_models(
+        self, provider: respx.Route, mistake: type[Exception]
+    ) -> None:
         def listener(text: str) -> None:
-            raise TimeoutError("mine")
+            raise mistake("mine")
 
         provider.mock(return_value=httpx.Response(200, content=sse(chunk({"content": "x"}))))
-        with pytest.raises(TimeoutError, match="mine"):
+        with pytest.raises(mistake, match="mine"):
             await ask(on_text=listener)
 
 
@@ -310,6 +315,7 @@ class TestAnswers:
             httpx.Response(200, text="<html>proxy</html>"),
             httpx.Response(200, json=[]),
             httpx.Response(200, json={}),
+            httpx.Response(200, text="[" * 100_000),
             httpx.Response(200, json={"choices": []}),
             httpx.Response(200, json={"choices": [{"message": None}]}),
             httpx.Response(
@@ -419,6 +425,9 @@ class TestStreams:
             sse(chunk({"content": "Hel"})),
             b"data: {not json\n\n",
             b"data: []\n\n",
+            b"data: \xff\n\n",
+            b'data: {"a": ' + b"9" * 5_000 + b"}\n\n",
+            b"data: " + b"[" * 100_000 + b"\n\n",
             b"",
         ],
     )
@@ -452,6 +461,16 @@ class TestStreams:
         assert (await ask(on_text=heard.append)).message["content"] == "hello"
         assert heard == ["hello"]
 
+    async def test_a_whole_answer_that_breaks_midway_is_asked_for_again(self, provider: respx.Route) -> None:
+        class Breaking(httpx.AsyncByteStream):
+            async def __aiter__(self) -> AsyncIterator[bytes]:
+                yield b'{"choices": '
+                raise httpx.ReadError("reset")
+
+        headers = {"content-type": "application/json"}
+        provider.mock(side_effect=[httpx.Response(200, headers=headers, stream=Breaking()), OK])
+        assert (await ask(on_text=lambda _: None)).message["content"] == "hello"
+
     async def test_an_error_status_is_the_same_as_without_stream(self, provider: respx.Route) -> None:
         provider.mock(side_effect=[error(429, {"retry-after": "2"}), error(404)])
         time = FakeTime()
@@ -464,7 +483,8 @@ class TestSettings:
     def test_reads_the_environment(self) -> None:
         model = OpenAIChatModel.from_env({"OPENAI_API_KEY": " k\n", "OPENAI_BASE_URL": "http://x.test/v1"})
         assert model.base_url == "http://x.test/v1"
-        assert OpenAIChatModel.from_env({"OPENAI_API_KEY": "k"}).base_url == DEFAULT_BASE_URL
+        for unset in ({}, {"OPENAI_BASE_URL": ""}, {"OPENAI_BASE_URL": " \n"}):
+            assert OpenAIChatModel.from_env({"OPENAI_API_KEY": "k", **unset}).base_url == DEFAULT_BASE_URL
 
     @pytest.mark.parametrize(
         ("environ", "says"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+
 from runhold.loop.ports import Usage
 from runhold.models.prices import BUILT_IN, Cost, Price, Prices
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from model_support import chunk, completion
+
 from runhold.loop.ports import ModelReply, Usage
 from runhold.models.reply import StreamedAnswer, UnusableAnswer, clean_text, read_completion
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 from model_support import BODY, FakeTime, client
 from pydantic import BaseModel
+
 from runhold.errors import ConfigError, ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.ports import ChatModel, JsonObject, ModelReply
 from runhold.models.retry import Clock

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from runhold.models import fault
 
 GUIDE = Path(__file__).parents[3] / "docs/guides/testing-agents.md"

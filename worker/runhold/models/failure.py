@@ -26,7 +26,7 @@ _WRONG_TYPES: Final = frozenset(
 """Error types that end the matter when no HTTP status says so (an error inside a stream or a 200)."""
 
 
-class Transient(Exception):  # noqa: N818 - it is a verdict that the client acts on, never seen by callers
+class Transient(Exception):
     """The attempt failed in a way that another one may cure. ``str()`` says how, without a full stop.
 
     :ivar retry_after_s: seconds that the provider asked us to wait, if it did.
@@ -94,16 +94,18 @@ def failure_of(
             "add credit or raise the budget at the provider.",
             status=status,
         )
-    if status is None:
-        passing = complaint.type not in _WRONG_TYPES
-    else:
-        passing = status in _PASSING_STATUSES or status >= 500
-    if passing:
+    if _may_pass(status, complaint):
         what = f"The model provider failed ({_name(status, complaint)})"
         return Transient(
             f"{what}: {complaint.message}" if complaint.message else what, retry_after_s=retry_after_s
         )
     return ModelRejected(_rejection(status, complaint), status=status)
+
+
+def _may_pass(status: int | None, complaint: Complaint) -> bool:
+    if status is None:
+        return complaint.type not in _WRONG_TYPES
+    return status in _PASSING_STATUSES or status >= 500
 
 
 def _rejection(status: int | None, complaint: Complaint) -> str:

@@ -7,6 +7,7 @@ calls/s with one pool, 390 with lanes of 8.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ import httpx
 from openai import AsyncOpenAI
 
 LANE_CALLS: Final = 8
-"""Calls in flight of one pool, and so its connections."""
+"""Calls in flight, and so connections, of one pool."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """A host that takes longer to accept is tried again. Reading has no limit but the call's own time."""
@@ -33,7 +34,7 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Lane:
     client: AsyncOpenAI
     in_flight: int = 0
@@ -48,6 +49,7 @@ class Lanes:
         """
         self._make_client = make_client
         self._lanes: list[_Lane] = []
+        self._retired: set[_Lane] = set()
 
     @asynccontextmanager
     async def client(self) -> AsyncGenerator[AsyncOpenAI]:
@@ -57,20 +59,36 @@ class Lanes:
         lane.in_flight += 1
         try:
             yield lane.client
+        except asyncio.CancelledError:
+            self._retire(lane)
+            raise
         finally:
             lane.in_flight -= 1
+            if lane in self._retired and not lane.in_flight:
+                self._retired.discard(lane)
+                await lane.client.close()
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for lane in self._lanes:
+        for lane in (*self._lanes, *self._retired):
             await lane.client.close()
+
+    def _retire(self, lane: _Lane) -> None:
+        """Give a lane no more calls, and close it when its last one has ended.
+
+        httpcore never frees a connection whose call was cancelled (a time-out is a cancellation) in the moment when
+        its answer is being closed: over weeks, a worker would fill up with such connections.
+        """
+        if lane in self._lanes:
+            self._lanes.remove(lane)
+            self._retired.add(lane)
 
     def _open(self) -> _Lane:
         http = httpx.AsyncClient(
             verify=_tls(),
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(
-                max_connections=LANE_CALLS,
+                max_connections=None,  # the lane is the limit: a call with a place never waits for another
                 max_keepalive_connections=LANE_CALLS,
                 keepalive_expiry=KEEPALIVE_S,
             ),

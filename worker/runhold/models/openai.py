@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -155,6 +155,8 @@ class OpenAIChatModel:
                 return failure_of(None, complaint_of(error.payload, secret=self._api_key))
             case APIError():  # an error event inside a stream; the body is the inner object
                 return failure_of(None, complaint_of(error.body or error.message, secret=self._api_key))
+            case RecursionError():
+                return Transient("The model provider answered with JSON nested without end", spent=True)
             case UnusableAnswer():
                 return Transient(f"The model provider answered with {error}", spent=True)
             case _:
@@ -176,15 +178,22 @@ async def _stream(client: AsyncOpenAI, content: bytes, on_text: Callable[[str], 
             return reply
         answer = StreamedAnswer()
         events = AsyncStream[object](cast_to=object, response=cast("Any", response), client=client)
-        try:
-            async for chunk in events:
+        async with aclosing(_chunks(events)) as chunks:
+            async for chunk in chunks:
                 if text := answer.add(chunk):
                     on_text(text)
-        except json.JSONDecodeError as error:
-            raise UnusableAnswer("a stream that is not JSON") from error
-        except APIConnectionError as error:
-            raise UnusableAnswer(f"a stream that broke ({_reason(error)})") from error
         return answer.finish()
+
+
+async def _chunks(events: AsyncStream[object]) -> AsyncGenerator[object]:
+    # A generator, so that only the stream's own errors are read as such, not those of who listens.
+    try:
+        async for chunk in events:
+            yield chunk
+    except ValueError as error:
+        raise UnusableAnswer("a stream that is not JSON") from error
+    except APIConnectionError as error:
+        raise UnusableAnswer(f"a stream that broke ({_reason(error)})") from error
 
 
 def _client(api_key: str, base_url: str, http: httpx.AsyncClient) -> AsyncOpenAI:
@@ -218,7 +227,7 @@ def _host_of(base_url: str) -> str:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
-        raise ConfigError(f"OPENAI_BASE_URL is not a URL: {error}.") from error
+        raise ConfigError("OPENAI_BASE_URL is not a URL.") from error
     if url.scheme not in {"http", "https"} or not url.host:
         raise ConfigError("OPENAI_BASE_URL must start with http:// or https:// and name a host.")
     return url.netloc.decode("ascii")

@@ -17,11 +17,11 @@ _FAILED_REASONS: Final = frozenset({"error", "insufficient_system_resource"})
 """Finish reasons by which OpenRouter and DeepSeek say that generation broke off."""
 
 
-class UnusableAnswer(Exception):  # noqa: N818 - a verdict that the client acts on, never seen by callers
+class UnusableAnswer(Exception):
     """The provider answered, but not with a chat completion. ``str()`` follows on *it answered with* …"""
 
 
-class ErrorInAnswer(Exception):  # noqa: N818
+class ErrorInAnswer(Exception):
     """The provider reports an error inside a successful answer.
 
     :ivar payload: the error as sent, for :func:`runhold.models.failure.complaint_of`.

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from aiohttp.web import AppRunner
 
 HOST: Final = "127.0.0.1"
-SHUTDOWN_S: Final = 1.0
-"""Answers still on their way get so long when the server closes."""
+SHUTDOWN_S: Final = 0.1
+"""Answers still on their way get so long when the server closes; nobody waits for one that hangs."""
 
 
 class ScriptedModel:
@@ -65,7 +65,6 @@ class ScriptedModel:
         self._latency_s = latency_s
         self._record = record
         self._player = Player(script, strict=strict)
-        self._closing = asyncio.Event()
         self._runner: AppRunner | None = None
 
     async def __aenter__(self) -> Self:
@@ -81,9 +80,7 @@ class ScriptedModel:
             if error.name != "aiohttp":
                 raise
             raise ConfigError("ScriptedModel needs aiohttp: pip install 'runhold[local]'.") from error
-        app = scripted_app(
-            self._player, latency_s=self._latency_s, on_request=self._took, closing=self._closing
-        )
+        app = scripted_app(self._player, latency_s=self._latency_s, on_request=self._took)
         # Cancelled handlers: an answer that hangs ends when its client has gone.
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S
@@ -100,7 +97,6 @@ class ScriptedModel:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closing.set()
         if self._runner is not None:
             await self._runner.cleanup()
 

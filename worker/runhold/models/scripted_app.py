@@ -18,16 +18,13 @@ MAX_REQUEST_BYTES = 64 * 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-def scripted_app(
-    player: Player, *, latency_s: float, on_request: Callable[[bytes], None], closing: asyncio.Event
-) -> web.Application:
+def scripted_app(player: Player, *, latency_s: float, on_request: Callable[[bytes], None]) -> web.Application:
     """The server's routes.
 
     :param latency_s: seconds that each answer takes; a streamed one comes in even steps.
     :param on_request: is given every request's body.
-    :param closing: ends answers that hang.
     """
-    handler = _Handler(player, latency_s, on_request, closing)
+    handler = _Handler(player, latency_s, on_request)
     app = web.Application(client_max_size=MAX_REQUEST_BYTES)
     app.router.add_post("/v1/chat/completions", handler.complete)
     app.router.add_get("/v1/models", handler.models)
@@ -35,13 +32,10 @@ def scripted_app(
 
 
 class _Handler:
-    def __init__(
-        self, player: Player, latency_s: float, on_request: Callable[[bytes], None], closing: asyncio.Event
-    ) -> None:
+    def __init__(self, player: Player, latency_s: float, on_request: Callable[[bytes], None]) -> None:
         self._player = player
         self._latency_s = latency_s
         self._on_request = on_request
-        self._closing = closing
 
     async def models(self, request: web.Request) -> web.StreamResponse:
         return web.json_response(
@@ -59,15 +53,15 @@ class _Handler:
         self._on_request(raw)
         body = cast("JsonObject", body)
         outcome = self._outcome(body)
-        if isinstance(outcome, Hang):
-            await self._closing.wait()
-            return _cut_off(request, web.Response())
         streams = bool(body.get("stream"))
         if not (streams and isinstance(outcome, Answer)):
             await asyncio.sleep(self._latency_s)
         match outcome:
             case HttpError():
                 return _error(outcome)
+            case Hang():
+                await asyncio.Event().wait()  # until the client leaves or the server closes
+                raise AssertionError("nobody sets this event")
             case NotJson():
                 return web.Response(text="<html>A proxy's page</html>", content_type="text/html")
             case Drop() if streams:
