@@ -32,9 +32,16 @@ language sql immutable parallel safe set search_path = ''
 return 1;
 
 -- Every clock read goes through here, so that tests can move time: set runhold.now = '2027-01-01'.
+--
+-- What workers call often is written in plpgsql, here and below, even where one expression would do: plpgsql keeps its
+-- plans for the session, while a function in language sql that can't be inlined is planned anew by every statement.
 create function runhold.now() returns timestamptz
-language sql stable parallel safe set search_path = ''
-return coalesce(nullif(current_setting('runhold.now', true), '')::timestamptz, pg_catalog.now());
+language plpgsql stable parallel safe set search_path = ''
+as $$
+begin
+  return coalesce(nullif(current_setting('runhold.now', true), '')::timestamptz, pg_catalog.now());
+end;
+$$;
 
 -- What a project may set, by SQL:  update runhold.settings set value = '{app_metadata,org}' where name = 'tenant_claim';
 create table runhold.settings (
@@ -50,17 +57,37 @@ create function runhold.setting(p_name text) returns text
 language sql stable security definer set search_path = ''
 return (select s.value from runhold.settings s where s.name = p_name);
 
--- The role that the request runs as. current_user is the owner inside a definer function; the role setting is not.
+-- Has the role that the request runs as the rights of service_role? current_user is the owner inside a definer function;
+-- the role setting is not. Asked this way round, a role that a project adds for its users is no service.
 create function runhold.caller_is_service() returns boolean
 language sql stable set search_path = ''
-return current_setting('role') not in ('anon', 'authenticated', 'authenticator');
+return pg_has_role(coalesce(nullif(current_setting('role'), 'none'), session_user), 'service_role', 'usage');
 
 -- Who is acting, for the audit: set by the functions of workers and of the sweep, else told from the JWT.
 create function runhold.set_actor(p_kind text, p_id uuid default null) returns void
-language sql volatile set search_path = ''
-begin atomic
-  select set_config('runhold.actor', p_kind || ':' || coalesce(p_id::text, ''), true);
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform set_config('runhold.actor', p_kind || ':' || coalesce(p_id::text, ''), true);
 end;
+$$;
+
+-- Why runs are being changed, for the audit: {"<execution id>": "reason"}, as one statement changes many.
+create function runhold.set_reasons(p_reasons jsonb) returns void
+language plpgsql volatile set search_path = ''
+as $$
+begin
+  perform set_config('runhold.reasons', coalesce(p_reasons, '{}')::text, true);
+end;
+$$;
+
+create function runhold.reason_of(p_execution_id uuid) returns text
+language plpgsql stable set search_path = ''
+as $$
+begin
+  return nullif(current_setting('runhold.reasons', true), '')::jsonb ->> p_execution_id::text;
+end;
+$$;
 
 -- The refusal of a domain rule: one sentence, one hint that says what to do.
 create function runhold.refuse(p_code text, p_message text, p_hint text default null) returns void
@@ -73,8 +100,12 @@ $$;
 
 -- An object without the members that are null; what is inside the others stays (jsonb_strip_nulls reaches into it).
 create function runhold.compact(p_object jsonb) returns jsonb
-language sql immutable parallel safe set search_path = ''
-return (select coalesce(jsonb_object_agg(m.key, m.value), '{}') from jsonb_each(p_object) m where m.value <> 'null');
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return (select coalesce(jsonb_object_agg(m.key, m.value), '{}') from jsonb_each(p_object) m where m.value <> 'null');
+end;
+$$;
 
 -- Functions are executable by everybody at birth: each file that creates some in this schema ends like this one.
 revoke execute on all functions in schema runhold from public;

@@ -1,5 +1,22 @@
 -- Which agents exist (agent_types), and what each was at the time of a decision (agent_definitions).
 
+create function runhold.limit_names() returns text[]
+language sql immutable parallel safe set search_path = ''
+return array['max_steps', 'max_tokens', 'max_cost_usd', 'max_tool_calls', 'step_timeout_s', 'total_timeout_s', 'max_output_bytes'];
+
+-- Can every claim reckon with these? One text among an operator's limits must not stop a type's claims.
+create function runhold.are_limits(p_limits jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return jsonb_typeof(p_limits) = 'object' and not exists (
+    select from jsonb_each(case when jsonb_typeof(p_limits) = 'object' then p_limits end) l
+    where not l.key = any (runhold.limit_names())
+       or jsonb_typeof(l.value) not in ('number', 'null')
+       or (jsonb_typeof(l.value) = 'number' and l.value::numeric < 0));
+end;
+$$;
+
 create table public.agent_definitions (
   id uuid primary key default gen_random_uuid(),
   hash text not null unique,
@@ -30,7 +47,7 @@ create table public.agent_types (
   -- written by operators; registration never touches these. Null means: as the definition says.
   enabled boolean not null default true,
   approval_tools text[] not null default '{}',
-  limits jsonb check (limits is null or jsonb_typeof(limits) = 'object'),
+  limits jsonb constraint limits_are_known_numbers check (runhold.are_limits(limits)),
   max_concurrent integer check (max_concurrent >= 0),
   max_concurrent_per_user integer check (max_concurrent_per_user > 0),
   max_attempts integer check (max_attempts > 0),
@@ -62,30 +79,43 @@ create trigger agent_types_changed before update on public.agent_types
 
 -- Limits ------------------------------------------------------------------------------------------------------------
 
-create function runhold.limit_names() returns text[]
-language sql immutable parallel safe set search_path = ''
-return array['max_steps', 'max_tokens', 'max_cost_usd', 'max_tool_calls', 'step_timeout_s', 'total_timeout_s', 'max_output_bytes'];
-
 -- The smaller of both, name by name; null is "no limit". What is no limit (on_limit, …) stays as p_base says.
 create function runhold.tighten(p_base jsonb, p_by jsonb) returns jsonb
-language sql immutable parallel safe set search_path = ''
-return case
-  when p_by is null or p_by = '{}'::jsonb then coalesce(p_base, '{}'::jsonb)
-  else coalesce(p_base, '{}'::jsonb) || coalesce((
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  if p_by is null or p_by = '{}'::jsonb then
+    return coalesce(p_base, '{}'::jsonb);
+  end if;
+  return coalesce(p_base, '{}'::jsonb) || coalesce((
     select jsonb_object_agg(b.key, case
              when jsonb_typeof(p_base -> b.key) = 'number' then least((p_base ->> b.key)::numeric, b.value::numeric)
              else b.value::numeric end)
     from jsonb_each_text(p_by) b
-    where b.key = any (runhold.limit_names()) and b.value is not null), '{}'::jsonb)
+    where b.key = any (runhold.limit_names()) and b.value is not null), '{}'::jsonb);
 end;
+$$;
 
 -- What holds for runs of a type: the definition's limits, tightened by the operators'.
 create function runhold.type_limits(p_agent_type text) returns jsonb
-language sql stable security definer set search_path = ''
-return (
-  select runhold.tighten(d.limits, t.limits)
-  from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id
-  where t.name = p_agent_type);
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select runhold.tighten(d.limits, t.limits)
+    from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id
+    where t.name = p_agent_type);
+end;
+$$;
+
+-- What holds for a run: its type's limits, tightened by its own.
+create function runhold.run_limits(p_agent_type text, p_limits jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return runhold.tighten(runhold.type_limits(p_agent_type), p_limits);
+end;
+$$;
 
 -- Rights ------------------------------------------------------------------------------------------------------------
 

@@ -63,7 +63,7 @@ create table public.agent_executions (
 
 comment on column public.agent_executions.tenant_id is 'From the user''s JWT (setting tenant_claim); null without.';
 comment on column public.agent_executions.limits is 'Tightens the type''s limits for this run alone.';
-comment on column public.agent_executions.wake_at is 'Not claimed before this time.';
+comment on column public.agent_executions.wake_at is 'Not claimed before this time; null once it has come.';
 comment on column public.agent_executions.attempt is
   'Claims since the last progress: +1 at each claim, back to 1 with a step, not counted for releases. At max_attempts a lost worker ends the run.';
 comment on column public.agent_executions.fence is '+1 at every claim. Records under an older fence are refused.';
@@ -73,11 +73,15 @@ comment on column public.agent_executions.outage_since is 'First release for a m
 comment on column public.agent_executions.active_ms is 'Time worked on: neither queued nor waiting for people. Milliseconds.';
 
 -- One index per question, and none that mentions a column that every step changes (those updates stay HOT).
-create index agent_executions_claimable_idx on public.agent_executions (agent_type, priority desc, created_at, id) where status = 'pending';
-create index agent_executions_due_idx on public.agent_executions (wake_at) where status = 'pending' and wake_at is not null;
+create index agent_executions_claimable_idx on public.agent_executions (agent_type, priority desc, created_at, id)
+  where status = 'pending' and wake_at is null;
+create index agent_executions_queued_users_idx on public.agent_executions (agent_type, user_id, priority desc, created_at, id)
+  where status = 'pending' and wake_at is null;
+create index agent_executions_due_idx on public.agent_executions (agent_type, wake_at) where status = 'pending' and wake_at is not null;
 create index agent_executions_running_idx on public.agent_executions (worker_id) where status = 'running';
 create index agent_executions_in_flight_idx on public.agent_executions (agent_type, user_id) where status = 'running';
 create index agent_executions_awaiting_review_idx on public.agent_executions (id) where status = 'awaiting_review';
+create index agent_executions_ended_idx on public.agent_executions (completed_at) where completed_at is not null;
 create index agent_executions_of_user_idx on public.agent_executions (user_id, created_at desc);
 create index agent_executions_of_type_idx on public.agent_executions (agent_type, created_at);
 create index agent_executions_forked_from_idx on public.agent_executions (forked_from) where forked_from is not null;
@@ -129,6 +133,9 @@ declare
   v_enabled boolean;
   v_bytes integer;
 begin
+  if new.status <> 'pending' then
+    perform runhold.refuse('RH005', format('A run can not begin as %s.', new.status), 'Leave status out.');
+  end if;
   select t.enabled into v_enabled from public.agent_types t where t.name = new.agent_type;
   if v_enabled is null then
     perform runhold.refuse('RH001', format('There is no agent type %s.', quote_literal(new.agent_type)),
@@ -147,11 +154,21 @@ begin
       'Put large content into Storage and send a reference.');
   end if;
 
+  -- a client that sends null where nothing is meant
+  new.limits := nullif(new.limits, 'null');
+  new.metadata := nullif(new.metadata, 'null');
   if new.limits is not null then
     if jsonb_typeof(new.limits) <> 'object' then
       perform runhold.refuse('RH004', 'limits must be a JSON object.', 'Send {"max_steps": 10}.');
     end if;
     perform runhold.check_run_limits(new.limits, new.agent_type);
+  end if;
+
+  -- a worker must be able to read every time it is told, and nobody will see a run of the year 20000
+  if not isfinite(new.wake_at) or new.wake_at > runhold.now() + interval '10 years' then
+    perform runhold.refuse('RH003', 'wake_at must lie within the next ten years.', 'Leave wake_at out to start at once.');
+  elsif new.wake_at <= runhold.now() then
+    new.wake_at := null;
   end if;
 
   new.tenant_id := runhold.tenant_of(new.user_id);

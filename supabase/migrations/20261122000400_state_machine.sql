@@ -10,18 +10,26 @@
 -- The trigger holds against everybody, service_role included.
 
 create function runhold.is_final(p_status text) returns boolean
-language sql immutable parallel safe set search_path = ''
-return p_status in ('completed', 'failed', 'cancelled');
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return p_status in ('completed', 'failed', 'cancelled');
+end;
+$$;
 
 create function runhold.is_legal_transition(p_from text, p_to text) returns boolean
-language sql immutable parallel safe set search_path = ''
-return case p_from
-  when 'pending' then p_to in ('running', 'cancelled', 'failed')
-  when 'running' then p_to in ('completed', 'failed', 'cancelled', 'awaiting_review', 'pending')
-  when 'awaiting_review' then p_to in ('pending', 'failed', 'cancelled')
-  when 'failed' then p_to = 'pending'
-  else false
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return case p_from
+    when 'pending' then p_to in ('running', 'cancelled', 'failed')
+    when 'running' then p_to in ('completed', 'failed', 'cancelled', 'awaiting_review', 'pending')
+    when 'awaiting_review' then p_to in ('pending', 'failed', 'cancelled')
+    when 'failed' then p_to = 'pending'
+    else false
+  end;
 end;
+$$;
 
 create function runhold.before_status_change() returns trigger
 language plpgsql security definer set search_path = ''
@@ -112,13 +120,17 @@ create trigger after_execution_insert after insert on public.agent_executions
   for each row execute function runhold.after_execution_insert();
 
 create function runhold.status_event(p_from text, p_to text) returns text
-language sql immutable parallel safe set search_path = ''
-return case p_to
-  when 'running' then 'claimed'
-  when 'awaiting_review' then 'paused'
-  when 'pending' then case p_from when 'running' then 'requeued' when 'failed' then 'retried' else 'resumed' end
-  else p_to
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return case p_to
+    when 'running' then 'claimed'
+    when 'awaiting_review' then 'paused'
+    when 'pending' then case p_from when 'running' then 'requeued' when 'failed' then 'retried' else 'resumed' end
+    else p_to
+  end;
 end;
+$$;
 
 create function runhold.after_execution_change() returns trigger
 language plpgsql security definer set search_path = ''
@@ -131,11 +143,11 @@ begin
         'detail', case when runhold.is_final(new.status) and new.status <> 'completed' then new.error_detail end,
         'attempt', case when new.status = 'running' then new.attempt end,
         'wake_at', case when new.status = 'pending' then new.wake_at end,
-        'reason', case when new.status = 'pending' then nullif(current_setting('runhold.reason', true), '') end)));
+        'reason', case when new.status = 'pending' then runhold.reason_of(new.id) end)));
   end if;
   if old.cancel_requested_at is null and new.cancel_requested_at is not null then
     perform runhold.write_event(new.id, new.user_id, new.tenant_id, 'cancel_requested',
-      runhold.compact(jsonb_build_object('reason', nullif(current_setting('runhold.reason', true), ''))));
+      runhold.compact(jsonb_build_object('reason', runhold.reason_of(new.id))));
   end if;
   return null;
 end;

@@ -32,6 +32,7 @@ create table public.agent_reviews (
   comment text,
   status text not null default 'pending',
   approvals_needed integer not null default 1 check (approvals_needed >= 1),
+  approvals_given integer not null default 0 check (approvals_given >= 0),
   requested_at timestamptz not null default now(),
   expires_at timestamptz,
   decided_at timestamptz,
@@ -41,15 +42,19 @@ create table public.agent_reviews (
   constraint decided_at_set_iff_decided check ((decided_at is not null) = (status <> 'pending')),
   constraint used_only_if_approved check (used_at is null or status = 'approved'),
   constraint edit_is_an_object check (edited_input is null or jsonb_typeof(edited_input) = 'object'),
+  constraint edit_and_answer_fit_a_call check (octet_length(edited_input::text) <= 1048576 and octet_length(answer::text) <= 1048576),
   constraint comment_is_short check (octet_length(comment) <= 8192)
 );
 
 comment on column public.agent_reviews.input_hash is
   'sha256 of exactly what was asked: tool, arguments, step, position and the tool''s schema. Checked when the approval is used.';
+comment on column public.agent_reviews.approvals_given is
+  'Different people who approved what stands here now. An edit starts the count anew.';
 comment on column public.agent_reviews.used_at is 'An approval is used once.';
 
 create index agent_reviews_of_execution_idx on public.agent_reviews (execution_id);
 create index agent_reviews_of_tool_call_idx on public.agent_reviews (tool_call_id);
+create unique index agent_reviews_one_open_per_call_idx on public.agent_reviews (tool_call_id) where status = 'pending';
 create index agent_reviews_of_user_idx on public.agent_reviews (user_id, requested_at desc);
 create index agent_reviews_of_reviewer_idx on public.agent_reviews (reviewer_id);
 create index agent_reviews_pending_idx on public.agent_reviews (agent_type, requested_at) where status = 'pending';

@@ -1,10 +1,50 @@
 -- What happens when a person updates a review.
 --
--- Row by row, before: may this still be decided, and by this person? Then it is stamped. After the statement: the
--- decisions are written down, the calls and, once per run, the runs moved on. All or nothing.
+-- Row by row, before: may this still be decided, and by this person? Then it is stamped, or, where more people must
+-- approve, counted. After the statement: the decisions are written down, the calls and, once per run, the runs moved on.
+-- All or nothing.
 --
 -- Locks: an UPDATE has locked the reviews; the runs follow, in order of their ids, each lock in a statement of its own,
 -- because the next statement must see what the holder of the lock did. Whoever holds a run never waits for a review.
+
+-- Did this statement name edited_input? Whoever approves after somebody's edit must: they show that they saw it.
+create function runhold.note_named_edit() returns trigger
+language plpgsql set search_path = ''
+as $$
+begin
+  perform set_config('runhold.edit_named', tg_argv[0], true);
+  return null;
+end;
+$$;
+
+-- in order of their names
+create trigger before_review_decisions_1 before update on public.agent_reviews
+  for each statement execute function runhold.note_named_edit('');
+create trigger before_review_decisions_2 before update of edited_input on public.agent_reviews
+  for each statement execute function runhold.note_named_edit('on');
+
+-- One more approval by v_uid. Answers how many people have now approved exactly this.
+create function runhold.count_approval(p_old public.agent_reviews, p_new public.agent_reviews, p_uid uuid) returns integer
+language plpgsql security definer set search_path = ''
+as $$
+begin
+  if p_new.edited_input is distinct from p_old.edited_input then
+    return 1;
+  end if;
+  if p_old.approvals_given > 0 and p_old.edited_input is not null
+     and coalesce(current_setting('runhold.edit_named', true), '') <> 'on' then
+    perform runhold.refuse('RH011', 'Someone changed the arguments and approved that.',
+      'Reload, and send edited_input as you see it together with status.');
+  end if;
+  if exists (select from public.agent_review_decisions d
+             where d.review_id = p_old.id and d.reviewer_id = p_uid and d.decision = 'approved'
+               and d.edited_input is not distinct from p_old.edited_input) then
+    perform runhold.refuse('RH007', 'You have already approved this.',
+      format('%s people must approve; ask another one.', p_old.approvals_needed));
+  end if;
+  return p_old.approvals_given + 1;
+end;
+$$;
 
 create function runhold.before_review_decision() returns trigger
 language plpgsql security definer set search_path = ''
@@ -47,6 +87,13 @@ begin
   end if;
 
   new.reviewer_id := v_uid;
+  if new.status = 'approved' then
+    new.approvals_given := runhold.count_approval(old, new, v_uid);
+    if new.approvals_given < old.approvals_needed then
+      new.status := 'pending';
+      return new;
+    end if;
+  end if;
   new.decided_at := runhold.now();
   return new;
 end;
@@ -121,6 +168,16 @@ declare
   v_runs uuid[];
   v_review public.agent_reviews;
 begin
+  -- a status that stays pending is one approval of several
+  insert into public.agent_review_decisions
+    (review_id, execution_id, user_id, reviewer_id, decision, edited_input, answer, comment, decided_at)
+  select n.id, n.execution_id, n.user_id, n.reviewer_id, case n.status when 'rejected' then 'rejected' else 'approved' end,
+         n.edited_input, n.answer, n.comment, runhold.now()
+  from new_reviews n join old_reviews o using (id)
+  where (n.status <> o.status and n.status in ('approved', 'rejected'))
+     or n.approvals_given <> o.approvals_given or n.edited_input is distinct from o.edited_input
+  order by n.id;
+
   select array_agg(distinct n.execution_id) into v_runs
   from new_reviews n join old_reviews o using (id)
   where n.status <> o.status and n.status in ('approved', 'rejected', 'expired');
@@ -129,13 +186,6 @@ begin
   end if;
 
   perform runhold.lock_executions(v_runs);
-
-  insert into public.agent_review_decisions
-    (review_id, execution_id, user_id, reviewer_id, decision, edited_input, answer, comment, decided_at)
-  select n.id, n.execution_id, n.user_id, n.reviewer_id, n.status, n.edited_input, n.answer, n.comment, n.decided_at
-  from new_reviews n join old_reviews o using (id)
-  where n.status <> o.status and n.status in ('approved', 'rejected')
-  order by n.id;
 
   for v_review in
     select n.* from new_reviews n join old_reviews o using (id)
@@ -148,7 +198,7 @@ begin
         'edited', case when v_review.edited_input is not null then true end)));
   end loop;
 
-  -- unknown outcome answered "stop"
+  -- unknown outcome answered "stop"; of a run that is being worked on, the worker is told when it pauses
   update public.agent_executions x
   set status = 'failed', error = 'STOPPED_BY_REVIEWER',
       error_detail = runhold.compact(jsonb_build_object('review_id', s.id, 'tool', s.tool_name, 'comment', s.comment))
@@ -185,7 +235,7 @@ begin
                  where l.execution_id = any (v_ended) and l.status = 'pending' for update skip locked);
   perform set_config('runhold.closing', '', true);
   update public.agent_tool_calls c
-  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was decided.'
+  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was made.'
   where c.execution_id = any (v_ended) and c.status = 'awaiting_review';
 end;
 $$;

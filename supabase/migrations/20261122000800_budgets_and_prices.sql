@@ -19,6 +19,8 @@ create table public.agent_budgets (
   period text not null check (period in ('day', 'month')),
   max_tokens bigint check (max_tokens >= 0),
   max_usd numeric(14, 6) check (max_usd >= 0),
+  -- so that erasing a user takes their rows along
+  user_id uuid generated always as (case when scope = 'user' then scope_key::uuid end) stored references auth.users on delete cascade,
   unique (scope, scope_key, period),
   constraint scope_key_set_unless_all check ((scope = 'all') = (scope_key = '')),
   constraint budget_caps_something check (max_tokens is not null or max_usd is not null)
@@ -33,8 +35,12 @@ create table public.agent_usage (
   usd numeric(14, 6) not null default 0,
   reserved_tokens bigint not null default 0,
   reserved_usd numeric(14, 6) not null default 0,
+  user_id uuid generated always as (case when scope = 'user' then scope_key::uuid end) stored references auth.users on delete cascade,
   primary key (scope, scope_key, period, period_start)
 );
+
+create index agent_budgets_of_user_idx on public.agent_budgets (user_id) where user_id is not null;
+create index agent_usage_of_user_idx on public.agent_usage (user_id) where user_id is not null;
 
 alter table public.model_prices enable row level security;
 alter table public.agent_budgets enable row level security;

@@ -29,22 +29,37 @@ revoke all on public.agent_workers from public, anon, authenticated, service_rol
 grant select on public.agent_workers to service_role;
 
 -- When did anybody last beat, and since when do they do so without a gap? After an outage of the database every lease
--- has run out; the sweep then gives the workers one lease's time to be heard before it declares anybody dead.
+-- has run out; the sweep then gives the workers one lease's time to be heard before it declares anybody dead. Sweeps
+-- (pg_cron) are noted too: where they went on while nobody beat, it was not the database that was away.
 create table runhold.liveness (
   one boolean primary key default true check (one),
   last_beat_at timestamptz not null default now(),
-  beating_since timestamptz not null default now()
+  beating_since timestamptz not null default now(),
+  last_sweep_at timestamptz not null default now(),
+  sweeping_since timestamptz not null default now()
 ) with (fillfactor = 50);
 
 insert into runhold.liveness default values;
 
-create function runhold.note_beat(p_lease interval) returns void
-language sql volatile security definer set search_path = ''
-begin atomic
-  update runhold.liveness
-  set beating_since = case when runhold.now() - last_beat_at > p_lease then runhold.now() else beating_since end,
+-- The longest silence that is no gap: the longest lease of those alive, so that one worker with a short lease can't make
+-- every pause of the others look like an outage.
+create function runhold.longest_lease() returns interval
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return coalesce((select max(w.lease) from public.agent_workers w where w.dead_at is null), interval '30 seconds');
+end;
+$$;
+
+create function runhold.note_beat() returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update runhold.liveness l
+  set beating_since = case when runhold.now() - l.last_beat_at > runhold.longest_lease() then runhold.now() else l.beating_since end,
       last_beat_at = runhold.now();
 end;
+$$;
 
 -- The worker's row, locked; refuses the dead.
 create function runhold.lock_worker(p_worker_id uuid) returns public.agent_workers
@@ -70,9 +85,11 @@ return (
   select coalesce(jsonb_object_agg(t.name, jsonb_build_object('enabled', t.enabled, 'approval_tools', to_jsonb(t.approval_tools))), '{}')
   from public.agent_types t where t.name = any (p_names));
 
+-- Grows with every change that can be seen. The sum, not the maximum: of two changes at once, the one with the smaller
+-- number may commit last.
 create function runhold.types_version() returns bigint
 language sql stable security definer set search_path = ''
-return (select coalesce(max(t.changed), 0) from public.agent_types t);
+return (select coalesce(sum(t.changed), 0)::bigint from public.agent_types t);
 
 -- One definition as registered → the row that holds it, inserted if nobody ever registered the same.
 create function runhold.register_definition(p_definition jsonb) returns uuid
@@ -138,7 +155,7 @@ begin
   insert into public.agent_workers (id, hostname, pid, version, agent_types, capacity, lease, started_at, last_seen_at, lease_expires_at)
   values (v_id, p_worker ->> 'hostname', (p_worker ->> 'pid')::integer, p_worker ->> 'version', v_types,
           coalesce((p_worker ->> 'capacity')::integer, 1), v_lease, runhold.now(), runhold.now(), runhold.now() + v_lease);
-  perform runhold.note_beat(v_lease);
+  perform runhold.note_beat();
 
   return jsonb_build_object(
     'definitions', v_ids,

@@ -10,24 +10,43 @@ create type runhold.judged_entry as (
   ordinal bigint,
   execution_id uuid,
   seq bigint,
-  body jsonb,
+  body jsonb,            -- without members that are null: absent and null mean the same
   verdict text,          -- ok (to be applied), duplicate, late, fenced, busy, gap; then stop, continue
   code text,
   detail jsonb,
   user_id uuid,
-  tenant_id text,
-  agent_type text,
-  worker_id uuid,
   attempt integer,
   cancel_requested boolean,
-  paused boolean
+  paused boolean,
+  started jsonb
 );
 
+create function runhold.check_entries(p_entries jsonb) returns void
+language plpgsql immutable security definer set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_entries) is distinct from 'array' or jsonb_array_length(p_entries) > 256 then
+    perform runhold.refuse('RH013', 'entries must be a list of at most 256.');
+  end if;
+  if exists (select from jsonb_array_elements(p_entries) e
+             where e ->> 'execution' is null or e ->> 'fence' is null or coalesce((e ->> 'seq')::bigint, 0) < 1) then
+    perform runhold.refuse('RH013', 'Each entry needs execution, fence and a seq from 1 on.');
+  end if;
+  if (select count(distinct e ->> 'execution') from jsonb_array_elements(p_entries) e) < jsonb_array_length(p_entries) then
+    perform runhold.refuse('RH013', 'At most one entry per run and call.', 'Send the next one when this one is answered.');
+  end if;
+end;
+$$;
+
 create function runhold.has_intents(p_body jsonb) returns boolean
-language sql immutable parallel safe set search_path = ''
-return coalesce(jsonb_array_length(p_body -> 'starts'), 0) > 0
-  or coalesce(jsonb_array_length(p_body -> 'reviews'), 0) > 0
-  or exists (select from jsonb_array_elements(p_body -> 'calls') c where c ->> 'status' in ('pending', 'awaiting_review', 'running'));
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return jsonb_array_length(coalesce(p_body -> 'starts', '[]')) > 0
+    or jsonb_array_length(coalesce(p_body -> 'reviews', '[]')) > 0
+    or exists (select from jsonb_array_elements(p_body -> 'calls') c where c ->> 'status' in ('pending', 'awaiting_review', 'running'));
+end;
+$$;
 
 -- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings.
 create function runhold.passed_limit(p_execution public.agent_executions, p_body jsonb) returns jsonb
@@ -38,33 +57,54 @@ declare
   v_steps integer;
   v_tokens bigint;
   v_cost numeric;
-  v_used jsonb;
-  v_limit record;
 begin
-  select count(*), coalesce(sum((s ->> 'input_tokens')::bigint + (s ->> 'output_tokens')::bigint), 0),
-         coalesce(sum((s ->> 'cost_usd')::numeric), 0)
+  select p_execution.step_count + count(*),
+         p_execution.token_count + coalesce(sum((s ->> 'input_tokens')::bigint + (s ->> 'output_tokens')::bigint), 0),
+         p_execution.cost_usd + coalesce(sum((s ->> 'cost_usd')::numeric), 0)
   into v_steps, v_tokens, v_cost
   from jsonb_array_elements(p_body -> 'steps') s;
-  v_used := jsonb_build_object(
-    'max_steps', p_execution.step_count + v_steps,
-    'max_tokens', p_execution.token_count + v_tokens,
-    'max_cost_usd', p_execution.cost_usd + v_cost,
-    'max_tool_calls', p_execution.tool_call_count + coalesce(jsonb_array_length(p_body -> 'calls'), 0),
-    'total_timeout_s', (p_execution.active_ms + coalesce((p_body ->> 'active_ms')::bigint, 0)) / 1000.0);
 
-  for v_limit in
-    select * from (values
-      ('max_steps', 'MAX_STEPS_EXCEEDED'), ('max_tokens', 'MAX_TOKENS_EXCEEDED'), ('max_cost_usd', 'MAX_COST_EXCEEDED'),
-      ('max_tool_calls', 'MAX_TOOL_CALLS_EXCEEDED'), ('total_timeout_s', 'TOTAL_TIMEOUT')) l(name, code)
-  loop
-    if jsonb_typeof(v_limits -> v_limit.name) = 'number'
-       and (v_used ->> v_limit.name)::numeric > (v_limits ->> v_limit.name)::numeric then
-      return jsonb_build_object('code', v_limit.code, 'detail', jsonb_build_object(
-        'limit', v_limit.name, 'allowed', v_limits -> v_limit.name, 'used', v_used -> v_limit.name,
-        'step', p_execution.step_count + v_steps));
-    end if;
-  end loop;
-  return null;
+  return (
+    select jsonb_build_object('code', l.code, 'detail', jsonb_build_object(
+             'limit', l.name, 'allowed', v_limits -> l.name, 'used', l.used, 'step', v_steps))
+    from (values
+      ('max_steps', 'MAX_STEPS_EXCEEDED', v_steps::numeric),
+      ('max_tokens', 'MAX_TOKENS_EXCEEDED', v_tokens),
+      ('max_cost_usd', 'MAX_COST_EXCEEDED', v_cost),
+      ('max_tool_calls', 'MAX_TOOL_CALLS_EXCEEDED', p_execution.tool_call_count + jsonb_array_length(coalesce(p_body -> 'calls', '[]'))),
+      ('total_timeout_s', 'TOTAL_TIMEOUT', trim_scale((p_execution.active_ms + coalesce((p_body ->> 'active_ms')::bigint, 0)) / 1000.0))
+    ) l(name, code, used)
+    where l.used > (v_limits ->> l.name)::numeric
+    limit 1);
+end;
+$$;
+
+-- Why this run must not go on, if so: {"code", "detail"}.
+create function runhold.why_stop(p_execution public.agent_executions, p_body jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if p_body -> 'transition' ->> 'to' is distinct from 'awaiting_review' and not runhold.has_intents(p_body) then
+    return null;
+  elsif p_execution.cancel_requested_at is not null then
+    return '{"code": "CANCELLED"}';
+  end if;
+  return runhold.passed_limit(p_execution, p_body);
+end;
+$$;
+
+create function runhold.first_verdict(p_worker_id uuid, p_execution public.agent_executions, p_fence bigint, p_seq bigint) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case
+    when p_execution.id is null or p_execution.fence <> p_fence then 'fenced'
+    when p_seq <= p_execution.recorded_seq then 'duplicate'
+    when p_seq > p_execution.recorded_seq + 1 then 'gap'
+    when p_execution.status = 'running' and p_execution.worker_id = p_worker_id then 'ok'
+    when runhold.is_final(p_execution.status) then 'late'
+    else 'fenced'
+  end;
 end;
 $$;
 
@@ -72,103 +112,68 @@ create function runhold.judge(p_worker_id uuid, p_entries jsonb) returns runhold
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_judged runhold.judged_entry[] := '{}';
-  v_one runhold.judged_entry;
-  v_entry record;
-  v_run public.agent_executions;
-  v_passed jsonb;
+  v_locked uuid[];
 begin
-  -- one statement locks them all, in order; the rows read below are then the present ones
-  perform from public.agent_executions x
-  where x.id in (select (e ->> 'execution')::uuid from jsonb_array_elements(p_entries) e)
-  order by x.id for no key update skip locked;
+  -- one statement locks them, in order; the next one reads what they are now
+  v_locked := array(
+    select x.id from public.agent_executions x
+    where x.id in (select (e ->> 'execution')::uuid from jsonb_array_elements(p_entries) e)
+    order by x.id for no key update skip locked);
 
-  for v_entry in
-    select e.ordinality, e.value as body, (e.value ->> 'execution')::uuid as execution_id,
-           (e.value ->> 'fence')::bigint as fence, (e.value ->> 'seq')::bigint as seq
-    from jsonb_array_elements(p_entries) with ordinality e
-  loop
-    v_one := null;
-    v_one.ordinal := v_entry.ordinality;
-    v_one.execution_id := v_entry.execution_id;
-    v_one.seq := v_entry.seq;
-    v_one.body := v_entry.body;
-    -- ours already, except where it was skipped: then this answers nothing
-    select x.* into v_run from public.agent_executions x where x.id = v_entry.execution_id for no key update skip locked;
-    if not found then
-      v_one.verdict := case when exists (select from public.agent_executions x where x.id = v_entry.execution_id)
-                            then 'busy' else 'fenced' end;
-    elsif v_run.fence <> v_entry.fence then
-      v_one.verdict := 'fenced';
-    elsif v_entry.seq <= v_run.recorded_seq then
-      v_one.verdict := 'duplicate';
-    elsif v_entry.seq > v_run.recorded_seq + 1 then
-      v_one.verdict := 'gap';
-    elsif v_run.status = 'running' and v_run.worker_id = p_worker_id then
-      v_one.verdict := 'ok';
-    elsif runhold.is_final(v_run.status) then
-      v_one.verdict := 'late';
-    else
-      v_one.verdict := 'fenced';
-    end if;
-
-    v_one.user_id := v_run.user_id;
-    v_one.tenant_id := v_run.tenant_id;
-    v_one.agent_type := v_run.agent_type;
-    v_one.worker_id := p_worker_id;
-    v_one.attempt := v_run.attempt;
-    v_one.cancel_requested := v_run.cancel_requested_at is not null;
-    v_one.paused := v_entry.body -> 'transition' ->> 'to' = 'awaiting_review';
-
-    if v_one.verdict = 'ok' and (v_one.paused or runhold.has_intents(v_entry.body)) then
-      if v_one.cancel_requested then
-        v_one.verdict := 'stop';
-        v_one.code := 'CANCELLED';
-      elsif runhold.has_intents(v_entry.body) then
-        v_passed := runhold.passed_limit(v_run, v_entry.body);
-        if v_passed is not null then
-          v_one.verdict := 'stop';
-          v_one.code := v_passed ->> 'code';
-          v_one.detail := v_passed -> 'detail';
-        end if;
-      end if;
-    end if;
-    v_judged := v_judged || v_one;
-  end loop;
-  return v_judged;
+  return array(
+    with entry as materialized (
+      select a.nth, (a.e ->> 'execution')::uuid as execution_id, (a.e ->> 'fence')::bigint as fence,
+             (a.e ->> 'seq')::bigint as seq, runhold.compact(a.e) as body
+      from jsonb_array_elements(p_entries) with ordinality a(e, nth)
+    ), first as materialized (
+      select e.*, x as run, case when x.id is not null and not x.id = any (v_locked) then 'busy'
+                                 else runhold.first_verdict(p_worker_id, x, e.fence, e.seq) end as verdict
+      from entry e left join public.agent_executions x on x.id = e.execution_id
+    ), judged as materialized (
+      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, f.body) end as stop from first f
+    )
+    select (j.nth, j.execution_id, j.seq, j.body, case when j.stop is null then j.verdict else 'stop' end,
+            j.stop ->> 'code', j.stop -> 'detail', (j.run).user_id, (j.run).attempt, (j.run).cancel_requested_at is not null,
+            coalesce(j.body -> 'transition' ->> 'to' = 'awaiting_review', false), null)::runhold.judged_entry
+    from judged j order by j.nth);
 end;
 $$;
 
 -- Storing -----------------------------------------------------------------------------------------------------------
 
-create function runhold.store_steps(p_entries runhold.judged_entry[]) returns void
-language sql volatile security definer set search_path = ''
-begin atomic
+create function runhold.store_steps(p_worker_id uuid, p_entries runhold.judged_entry[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
   insert into public.agent_steps (
     execution_id, step_number, user_id, definition_id, message, injected, request_params, finish_reason, input_tokens,
     output_tokens, cached_tokens, usage_estimated, cost_usd, latency_ms, attempt, worker_id, created_at)
   select e.execution_id, s.step_number, e.user_id, s.definition_id, s.message, nullif(s.injected, '[]'), nullif(s.request_params, '{}'),
          s.finish_reason, s.input_tokens, s.output_tokens, coalesce(s.cached_tokens, 0), coalesce(s.usage_estimated, false),
-         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, e.worker_id, runhold.now()
+         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, p_worker_id, runhold.now()
   from unnest(p_entries) e
   cross join lateral jsonb_to_recordset(e.body -> 'steps') s(
     step_number integer, definition_id uuid, message jsonb, injected jsonb, request_params jsonb, finish_reason text,
     input_tokens integer, output_tokens integer, cached_tokens integer, usage_estimated boolean, cost_usd numeric, latency_ms integer)
   where e.verdict in ('ok', 'stop');
 end;
+$$;
 
 create function runhold.mark_delivered(p_entries runhold.judged_entry[]) returns void
-language sql volatile security definer set search_path = ''
-begin atomic
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
   update public.agent_messages m set delivered_step = (s ->> 'step_number')::integer
   from unnest(p_entries) e cross join lateral jsonb_array_elements(e.body -> 'steps') s
   where e.verdict in ('ok', 'stop') and m.execution_id = e.execution_id and m.delivered_step is null
-    and m.id in (select d::uuid from jsonb_array_elements_text(s -> 'delivered') d);
+    and m.id in (select d::uuid from jsonb_array_elements_text(nullif(s -> 'delivered', 'null')) d);
 end;
+$$;
 
 create function runhold.store_calls(p_entries runhold.judged_entry[]) returns void
-language sql volatile security definer set search_path = ''
-begin atomic
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
   insert into public.agent_tool_calls (
     execution_id, step_number, position, call_id, user_id, tool_name, tool_input, effect, status, tool_output, shown, error,
     latency_ms, attempt, called_at, finished_at)
@@ -179,12 +184,14 @@ begin atomic
   cross join lateral jsonb_to_recordset(e.body -> 'calls') c(
     step_number integer, position integer, call_id text, tool_name text, input jsonb, effect text, status text, output jsonb,
     shown text, error text, latency_ms integer)
-  where e.verdict = 'ok' or (e.verdict = 'stop' and c.status in ('succeeded', 'failed', 'unknown'));
+  where e.verdict = 'ok' or (e.verdict = 'stop' and c.status not in ('pending', 'awaiting_review', 'running'));
 end;
+$$;
 
 create function runhold.store_results(p_entries runhold.judged_entry[]) returns void
-language sql volatile security definer set search_path = ''
-begin atomic
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
   update public.agent_tool_calls c
   set status = r.status, tool_output = r.output, shown = r.shown, error = r.error, latency_ms = r.latency_ms,
       finished_at = case when r.status <> 'unknown' then runhold.now() end
@@ -196,24 +203,32 @@ begin atomic
     -- a late result may also settle what was unknown when the run ended
     and (c.status in ('pending', 'running') or (e.verdict = 'late' and c.status = 'unknown'));
 end;
+$$;
 
 -- What exactly is asked: the same bytes when the question is put and when its approval is used.
 create function runhold.input_hash(p_call public.agent_tool_calls) returns text
-language sql stable security definer set search_path = ''
-return (
-  select encode(sha256(convert_to(jsonb_build_array(
-           p_call.tool_name, p_call.tool_input, p_call.step_number, p_call.position,
-           (select t -> 'parameters' from jsonb_array_elements(d.tools) t where t ->> 'name' = p_call.tool_name limit 1))::text, 'UTF8')), 'hex')
-  from public.agent_steps s join public.agent_definitions d on d.id = s.definition_id
-  where s.execution_id = p_call.execution_id and s.step_number = p_call.step_number);
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select encode(sha256(convert_to(jsonb_build_array(
+             p_call.tool_name, p_call.tool_input, p_call.step_number, p_call.position,
+             (select t -> 'parameters' from jsonb_array_elements(d.tools) t where t ->> 'name' = p_call.tool_name limit 1))::text, 'UTF8')), 'hex')
+    from public.agent_steps s join public.agent_definitions d on d.id = s.definition_id
+    where s.execution_id = p_call.execution_id and s.step_number = p_call.step_number);
+end;
+$$;
 
--- Puts a question about each of the calls. Used by record and by the sweep.
+-- Puts a question about a call, unless one is open already. Used by record and by the sweep.
 create function runhold.open_review(p_call_id uuid, p_kind text, p_summary text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_call public.agent_tool_calls;
 begin
+  if exists (select from public.agent_reviews r where r.tool_call_id = p_call_id and r.status = 'pending') then
+    return;
+  end if;
   if p_kind <> 'unknown_outcome' then
     update public.agent_tool_calls c set status = 'awaiting_review' where c.id = p_call_id and c.status in ('pending', 'running');
   end if;
@@ -222,7 +237,7 @@ begin
     execution_id, tool_call_id, user_id, tenant_id, kind, agent_type, tool_name, summary, proposed_input, input_hash,
     approvals_needed, requested_at, expires_at)
   select x.id, v_call.id, x.user_id, x.tenant_id, p_kind, x.agent_type, v_call.tool_name, p_summary, v_call.tool_input,
-         runhold.input_hash(v_call), t.approvals_needed, runhold.now(), runhold.now() + coalesce(t.review_ttl, d.review_ttl)
+         runhold.input_hash(v_call), case when p_kind = 'approval' then t.approvals_needed else 1 end, runhold.now(), runhold.now() + coalesce(t.review_ttl, d.review_ttl)
   from public.agent_executions x
   join public.agent_types t on t.name = x.agent_type
   left join public.agent_definitions d on d.id = t.definition_id
@@ -249,7 +264,6 @@ begin
   where e.verdict = 'ok'
     and (exists (select from jsonb_array_elements(e.body -> 'results') r where r ->> 'status' = 'unknown')
       or exists (select from jsonb_array_elements(e.body -> 'calls') r where r ->> 'status' = 'unknown'))
-    and not exists (select from public.agent_reviews q where q.tool_call_id = c.id and q.status = 'pending')
   order by e.execution_id, c.step_number, c.position;
 end;
 $$;
@@ -271,6 +285,7 @@ begin
     select r.* into v_review from public.agent_reviews r
     where r.tool_call_id = v_call.id and r.status = 'approved' and r.used_at is null
       and r.kind in ('approval', 'unknown_outcome')
+      and not exists (select from public.agent_reviews a where a.tool_call_id = v_call.id and a.status = 'pending')
     order by r.decided_at desc limit 1 for update skip locked;
     if not found then
       v_reason := 'not_approved';
@@ -297,13 +312,17 @@ end;
 $$;
 
 create function runhold.started_json(p_execution_id uuid, p_step_number integer, p_position integer, p_reason text) returns jsonb
-language sql stable security definer set search_path = ''
-return jsonb_build_object('step_number', p_step_number, 'position', p_position) || coalesce((
-  select jsonb_build_object('taken', c.status = 'running' and p_reason is null, 'input', c.tool_input, 'edited', c.edited,
-                            'attempt', c.attempt, 'reason', p_reason)
-  from public.agent_tool_calls c
-  where c.execution_id = p_execution_id and c.step_number = p_step_number and c.position = p_position),
-  jsonb_build_object('taken', false, 'reason', 'no_such_call'));
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return jsonb_build_object('step_number', p_step_number, 'position', p_position) || coalesce((
+    select jsonb_build_object('taken', c.status = 'running' and p_reason is null, 'input', c.tool_input, 'edited', c.edited,
+                              'attempt', c.attempt, 'reason', p_reason)
+    from public.agent_tool_calls c
+    where c.execution_id = p_execution_id and c.step_number = p_step_number and c.position = p_position),
+    jsonb_build_object('taken', false, 'reason', 'no_such_call'));
+end;
+$$;
 
 create function runhold.store_starts(p_entry runhold.judged_entry) returns jsonb
 language plpgsql volatile security definer set search_path = ''
@@ -312,7 +331,7 @@ declare
   v_start record;
   v_started jsonb := '[]';
 begin
-  for v_start in select * from jsonb_to_recordset(p_entry.body -> 'starts') s(step_number integer, position integer) loop
+  for v_start in select * from jsonb_to_recordset(coalesce(p_entry.body -> 'starts', '[]')) s(step_number integer, position integer) loop
     v_started := v_started || case
       when p_entry.verdict = 'duplicate'
         then runhold.started_json(p_entry.execution_id, v_start.step_number, v_start.position, null)
@@ -327,9 +346,40 @@ create function runhold.move_on(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  perform set_config('runhold.reason', coalesce((
-    select e.body -> 'transition' ->> 'reason' from unnest(p_entries) e where e.body -> 'transition' ->> 'to' = 'pending' limit 1), ''), true);
+  perform runhold.set_reasons((
+    select jsonb_object_agg(e.execution_id, e.body -> 'transition' -> 'reason')
+    from unnest(p_entries) e where e.body -> 'transition' ->> 'to' = 'pending'));
 
+  with u as materialized (
+    select e.execution_id, e.seq, e.body -> 'transition' as transition,
+           coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms, e.body -> 'state' as state,
+           e.body -> 'transition' ->> 'reason' as reason,
+           least((e.body -> 'transition' ->> 'delay_ms')::bigint, 2592000000) as delay_ms,  -- at most 30 days
+           case
+             when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is
+             when e.cancel_requested and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'pending') then 'cancelled'
+             when e.body -> 'transition' ->> 'to' = 'pending'
+               then case when runhold.is_unsure(e.execution_id) then 'awaiting_review' else 'pending' end
+             else e.body -> 'transition' ->> 'to'
+           end as target,
+           s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
+           (select count(*) from jsonb_array_elements(e.body -> 'calls') c
+            where e.verdict <> 'stop' or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
+           (select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
+            where c ->> 'status' = 'failed') as failed,
+           case when e.verdict = 'stop' then 0 else (
+             select count(*) from jsonb_array_elements(coalesce(e.body -> 'reviews', '[]'))) + (
+             select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
+             where c ->> 'status' = 'unknown') end as reviews
+    from unnest(p_entries) e
+    cross join lateral (
+      select count(*)::integer as steps,
+             coalesce(sum((s ->> 'input_tokens')::integer), 0)::integer as input_tokens,
+             coalesce(sum((s ->> 'output_tokens')::integer), 0)::integer as output_tokens,
+             coalesce(sum((s ->> 'cached_tokens')::integer), 0)::integer as cached_tokens,
+             coalesce(sum((s ->> 'cost_usd')::numeric), 0) as cost_usd
+      from jsonb_array_elements(e.body -> 'steps') s) s
+    where e.verdict in ('ok', 'stop', 'continue'))
   update public.agent_executions x
   set recorded_seq = u.seq,
       updated_at = runhold.now(),
@@ -355,91 +405,72 @@ begin
         when u.target = 'cancelled' then runhold.compact(coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || jsonb_build_object(
           'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error', 'requested_at', x.cancel_requested_at))
         when u.target in ('failed', 'completed') then nullif(u.transition -> 'detail', 'null') end
-  from (
-    select e.execution_id, e.seq, e.body -> 'transition' as transition,
-           coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms, nullif(e.body -> 'state', 'null') as state,
-           e.body -> 'transition' ->> 'reason' as reason,
-           coalesce((e.body -> 'transition' ->> 'delay_ms')::bigint, 0) as delay_ms,
-           case
-             when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is
-             when e.cancel_requested and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'pending') then 'cancelled'
-             else e.body -> 'transition' ->> 'to'
-           end as target,
-           s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
-           (select count(*) from jsonb_array_elements(e.body -> 'calls') c
-            where e.verdict in ('ok', 'continue') or c ->> 'status' in ('succeeded', 'failed', 'unknown')) as calls,
-           (select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
-            where c ->> 'status' = 'failed') as failed,
-           case when e.verdict = 'stop' then 0 else (
-             select count(*) from jsonb_array_elements(coalesce(e.body -> 'reviews', '[]'))) + (
-             select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
-             where c ->> 'status' = 'unknown') end as reviews
-    from unnest(p_entries) e
-    cross join lateral (
-      select count(*)::integer as steps,
-             coalesce(sum((s ->> 'input_tokens')::integer), 0)::integer as input_tokens,
-             coalesce(sum((s ->> 'output_tokens')::integer), 0)::integer as output_tokens,
-             coalesce(sum((s ->> 'cached_tokens')::integer), 0)::integer as cached_tokens,
-             coalesce(sum((s ->> 'cost_usd')::numeric), 0) as cost_usd
-      from jsonb_array_elements(e.body -> 'steps') s) s
-    where e.verdict in ('ok', 'stop', 'continue')) u
-  where x.id = u.execution_id;
+  from u where x.id = u.execution_id;
 
   update public.agent_executions x set recorded_seq = e.seq, updated_at = runhold.now()
   from unnest(p_entries) e where e.verdict = 'late' and x.id = e.execution_id;
 
-  perform runhold.close_reviews(array(
-    select e.execution_id from unnest(p_entries) e
-    where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'cancelled', 'pending')));
+  perform runhold.leave_worker(array(
+    select e.execution_id from unnest(p_entries) e where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' is not null),
+    'The run left its worker while this call ran.');
+end;
+$$;
+
+-- Ready to be applied: what is stored, in which order, is all here.
+create function runhold.apply_entries(p_worker_id uuid, p_entries runhold.judged_entry[]) returns runhold.judged_entry[]
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  i integer;
+begin
+  perform runhold.store_steps(p_worker_id, p_entries);
+  perform runhold.mark_delivered(p_entries);
+  perform runhold.store_calls(p_entries);
+  perform runhold.store_results(p_entries);
+  perform runhold.store_reviews(p_entries);
+  for i in 1 .. cardinality(p_entries) loop
+    if p_entries[i].body ? 'starts' and p_entries[i].verdict in ('ok', 'duplicate') then
+      p_entries[i].started := runhold.store_starts(p_entries[i]);
+    end if;
+    -- read in a statement after the lock: a decision that committed meanwhile is seen
+    if p_entries[i].verdict = 'ok' and p_entries[i].paused and not exists (
+         select from public.agent_reviews r where r.execution_id = p_entries[i].execution_id and r.status = 'pending') then
+      p_entries[i].verdict := 'continue';
+    end if;
+  end loop;
+  perform runhold.move_on(p_entries);
+  return p_entries;
+end;
+$$;
+
+create function runhold.verdicts_json(p_entries runhold.judged_entry[]) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(runhold.compact(jsonb_build_object(
+      'execution', e.execution_id, 'seq', e.seq,
+      'verdict', case when e.verdict in ('duplicate', 'late') then 'ok' else e.verdict end,
+      'code', e.code, 'detail', e.detail, 'cancel_requested', e.cancel_requested, 'started', e.started,
+      'calls', case when e.verdict = 'continue' then runhold.calls_json(e.execution_id) end,
+      'reviews', case when e.verdict = 'continue' then runhold.reviews_json(e.execution_id) end,
+      'messages', case when e.verdict in ('ok', 'continue', 'duplicate') then said.messages end)) order by e.ordinal), '[]')
+    from unnest(p_entries) e
+    left join (
+      select m.execution_id, jsonb_agg(jsonb_build_object('id', m.id, 'content', m.content) order by m.created_at, m.id) as messages
+      from public.agent_messages m
+      where m.delivered_step is null and m.execution_id in (select u.execution_id from unnest(p_entries) u)
+      group by m.execution_id) said using (execution_id));
 end;
 $$;
 
 create function runhold.worker_record(p_worker_id uuid, p_entries jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_entries runhold.judged_entry[];
-  v_verdicts jsonb := '[]';
-  v_entry runhold.judged_entry;
-  v_started jsonb[];
-  i integer;
 begin
   perform runhold.set_actor('worker', p_worker_id);
-  if jsonb_typeof(p_entries) is distinct from 'array' or jsonb_array_length(p_entries) > 256 then
-    perform runhold.refuse('RH013', 'entries must be a list of at most 256.');
-  end if;
-  v_entries := runhold.judge(p_worker_id, p_entries);
-
-  perform runhold.store_steps(v_entries);
-  perform runhold.mark_delivered(v_entries);
-  perform runhold.store_calls(v_entries);
-  perform runhold.store_results(v_entries);
-  perform runhold.store_reviews(v_entries);
-  for i in 1 .. cardinality(v_entries) loop
-    if v_entries[i].body ? 'starts' and v_entries[i].verdict in ('ok', 'duplicate') then
-      v_started[i] := runhold.store_starts(v_entries[i]);
-    end if;
-    -- read in a statement after the lock: a decision that committed meanwhile is seen
-    if v_entries[i].verdict = 'ok' and v_entries[i].paused and not exists (
-         select from public.agent_reviews r where r.execution_id = v_entries[i].execution_id and r.status = 'pending') then
-      v_entries[i].verdict := 'continue';
-    end if;
-  end loop;
-  perform runhold.move_on(v_entries);
-
-  for i in 1 .. cardinality(v_entries) loop
-    v_entry := v_entries[i];
-    v_verdicts := v_verdicts || runhold.compact(jsonb_build_object(
-      'execution', v_entry.execution_id, 'seq', v_entry.seq,
-      'verdict', case when v_entry.verdict in ('duplicate', 'late') then 'ok' else v_entry.verdict end,
-      'code', v_entry.code, 'detail', v_entry.detail, 'cancel_requested', v_entry.cancel_requested,
-      'started', v_started[i],
-      'calls', case when v_entry.verdict = 'continue' then runhold.calls_json(v_entry.execution_id) end,
-      'reviews', case when v_entry.verdict = 'continue' then runhold.reviews_json(v_entry.execution_id) end,
-      'messages', case when v_entry.verdict in ('ok', 'continue', 'duplicate')
-                       then nullif(runhold.messages_json(v_entry.execution_id), '[]') end));
-  end loop;
-  return v_verdicts;
+  perform runhold.check_entries(p_entries);
+  return runhold.verdicts_json(runhold.apply_entries(p_worker_id, runhold.judge(p_worker_id, p_entries)));
 end;
 $$;
 

@@ -5,20 +5,21 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_worker public.agent_workers;
+  v_held uuid[] := coalesce(array_remove(p_held, null), '{}');
   v_forgotten uuid[];
 begin
   perform runhold.set_actor('worker', p_worker_id);
   v_worker := runhold.lock_worker(p_worker_id);
 
   update public.agent_workers w
-  set last_seen_at = runhold.now(), lease_expires_at = runhold.now() + w.lease, in_flight = cardinality(p_held)
+  set last_seen_at = runhold.now(), lease_expires_at = runhold.now() + w.lease, in_flight = cardinality(v_held)
   where w.id = p_worker_id;
-  perform runhold.note_beat(v_worker.lease);
+  perform runhold.note_beat();
 
   -- claimed, but the worker does not know: an answer that was lost, or a task that died
   v_forgotten := array(
     select x.id from public.agent_executions x
-    where x.worker_id = p_worker_id and x.status = 'running' and x.claim_seq <= p_last_seq and not x.id = any (p_held));
+    where x.worker_id = p_worker_id and x.status = 'running' and x.claim_seq <= p_last_seq and not x.id = any (v_held));
   if v_forgotten <> '{}' then
     perform runhold.requeue_held(p_worker_id, v_forgotten, 'forgotten', true);
   end if;
@@ -28,7 +29,7 @@ begin
     'lease_ms', (extract(epoch from v_worker.lease) * 1000)::bigint,
     'cancelled', coalesce((select jsonb_agg(x.id) from public.agent_executions x
                            where x.worker_id = p_worker_id and x.status = 'running' and x.cancel_requested_at is not null), '[]'),
-    'lost', coalesce((select jsonb_agg(h.id) from unnest(p_held) h(id)
+    'lost', coalesce((select jsonb_agg(h.id) from unnest(v_held) h(id)
                       where not exists (select from public.agent_executions x
                                         where x.id = h.id and x.worker_id = p_worker_id and x.status = 'running')), '[]'),
     'types_version', runhold.types_version(),
@@ -47,7 +48,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   perform runhold.set_actor('worker', p_worker_id);
-  return jsonb_build_object('released', runhold.requeue_held(p_worker_id, p_execution_ids, coalesce(p_reason, 'released'), false));
+  return jsonb_build_object('released', runhold.requeue_held(p_worker_id, coalesce(p_execution_ids, '{}'), coalesce(p_reason, 'released'), false));
 end;
 $$;
 
@@ -66,7 +67,9 @@ declare
 begin
   perform runhold.set_actor('worker', p_worker_id);
   perform from public.agent_workers w where w.id = p_worker_id for update;
-  if p_draining then
+  if p_draining is null then
+    perform runhold.refuse('RH013', 'draining must be true or false.');
+  elsif p_draining then
     update public.agent_workers w set draining = true where w.id = p_worker_id;
   else
     v_released := runhold.requeue_held(p_worker_id, null, 'shutdown', false);

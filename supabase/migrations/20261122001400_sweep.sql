@@ -1,68 +1,111 @@
 -- The sweep: what nobody else will do. Every worker calls it at intervals, pg_cron too where it exists; one at a time.
 
--- Workers whose lease ran out are dead; their runs go back to the queue. Not until one lease after a gap in *all*
--- heartbeats: then it was the database that was away, and the workers shall be heard first.
+-- The sweep is seen too, so that silence of the workers can be told from silence of the database.
+create function runhold.note_sweep() returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update runhold.liveness l
+  set sweeping_since = case when runhold.now() - l.last_sweep_at > 2 * runhold.longest_lease() then runhold.now() else l.sweeping_since end,
+      last_sweep_at = runhold.now();
+end;
+$$;
+
+-- May the sweep trust that an expired lease means a dead worker? Not until one lease after a gap in *all* heartbeats: then
+-- it may have been the database that was away, and the workers shall be heard first. Where sweeps went on through five
+-- leases of silence, there is nobody left to be heard.
+create function runhold.is_silence_death(p_lease interval) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select (runhold.now() - l.last_beat_at <= runhold.longest_lease() and runhold.now() - l.beating_since >= p_lease)
+        or (runhold.now() - l.last_beat_at >= 5 * p_lease and runhold.now() - l.sweeping_since >= 5 * p_lease)
+    from runhold.liveness l);
+end;
+$$;
+
+-- Workers whose lease ran out are dead; their runs go back to the queue.
 create function runhold.sweep_workers() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_worker public.agent_workers;
+  v_worker_id uuid;
   v_requeued integer := 0;
 begin
-  for v_worker in
-    select w.* from public.agent_workers w, runhold.liveness l
-    where w.dead_at is null and w.lease_expires_at < runhold.now()
-      and runhold.now() - l.beating_since >= w.lease
-    order by w.id for update of w skip locked
-  loop
-    update public.agent_workers w set dead_at = runhold.now() where w.id = v_worker.id;
-  end loop;
+  update public.agent_workers w set dead_at = runhold.now()
+  where w.id in (select e.id from public.agent_workers e
+                 where e.dead_at is null and e.lease_expires_at < runhold.now() and runhold.is_silence_death(e.lease)
+                 order by e.id for update skip locked);
 
   -- also runs of workers that died earlier: whatever was locked then is taken now
-  for v_worker in
-    select w.* from public.agent_workers w
-    where w.dead_at is not null
-      and w.id in (select x.worker_id from public.agent_executions x where x.status = 'running')
+  for v_worker_id in
+    select distinct x.worker_id from public.agent_executions x left join public.agent_workers w on w.id = x.worker_id
+    where x.status = 'running' and (w.id is null or w.dead_at is not null)
   loop
-    v_requeued := v_requeued + runhold.requeue_held(v_worker.id, null, 'worker_lost', true);
+    v_requeued := v_requeued + runhold.requeue_held(v_worker_id, null, 'worker_lost', true);
   end loop;
   return v_requeued;
 end;
 $$;
 
--- Reviews whose time is up, as their type says: reject, fail, or hand over to the operators (who have no time limit).
+-- One review whose time is up. The caller holds it and its run.
+create function runhold.expire_review(p_review_id uuid, p_execution_id uuid, p_then text) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if p_then = 'fail' then
+    update public.agent_executions x
+    set status = 'failed', error = 'REVIEW_EXPIRED', error_detail = jsonb_build_object('review_id', p_review_id)
+    where x.id = p_execution_id and x.status = 'awaiting_review';
+  end if;
+  perform set_config('runhold.closing', 'on', true);
+  update public.agent_reviews r set status = 'expired' where r.id = p_review_id;
+  perform set_config('runhold.closing', '', true);
+  perform runhold.close_reviews(array[p_execution_id]);
+end;
+$$;
+
+create function runhold.escalate_review(p_review_id uuid) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  update public.agent_reviews r set expires_at = null where r.id = p_review_id;
+  perform runhold.write_event(r.execution_id, r.user_id, r.tenant_id, 'review_escalated', jsonb_build_object('review_id', r.id))
+  from public.agent_reviews r where r.id = p_review_id;
+end;
+$$;
+
+-- Reviews of paused runs whose time is up, as their type says: reject, fail, or hand over to the operators (who have no
+-- time limit). Runs first, then reviews, and whatever someone else holds is left for the next round: this never waits.
 create function runhold.sweep_reviews() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
+  v_runs uuid[];
   v_review record;
   v_count integer := 0;
 begin
+  v_runs := array(
+    select x.id from public.agent_executions x
+    where x.status = 'awaiting_review'
+      and x.id in (select r.execution_id from public.agent_reviews r
+                   where r.status = 'pending' and r.expires_at <= runhold.now() order by r.expires_at limit 500)
+    order by x.id for no key update skip locked);
   for v_review in
-    select r.id, r.execution_id, r.user_id, r.tenant_id,
+    select r.id, r.execution_id,
            -- nobody can be told "it did not happen": what is unknown can't be rejected, only ended
            case when r.kind = 'unknown_outcome' and t.review_on_expiry = 'reject' then 'fail' else t.review_on_expiry end as then_do
     from public.agent_reviews r join public.agent_types t on t.name = r.agent_type
-    where r.status = 'pending' and r.expires_at <= runhold.now()
-    order by r.id limit 500 for update of r skip locked
+    where r.execution_id = any (v_runs) and r.status = 'pending' and r.expires_at <= runhold.now()
+    order by r.id for update of r skip locked
   loop
     v_count := v_count + 1;
     if v_review.then_do = 'escalate' then
-      update public.agent_reviews r set expires_at = null where r.id = v_review.id;
-      perform runhold.write_event(v_review.execution_id, v_review.user_id, v_review.tenant_id, 'review_escalated',
-        jsonb_build_object('review_id', v_review.id));
-      continue;
+      perform runhold.escalate_review(v_review.id);
+    elsif exists (select from public.agent_reviews r where r.id = v_review.id and r.status = 'pending') then
+      perform runhold.expire_review(v_review.id, v_review.execution_id, v_review.then_do);
     end if;
-    if v_review.then_do = 'fail' then
-      perform runhold.lock_executions(array[v_review.execution_id]);
-      update public.agent_executions x
-      set status = 'failed', error = 'REVIEW_EXPIRED', error_detail = jsonb_build_object('review_id', v_review.id)
-      where x.id = v_review.execution_id and x.status = 'awaiting_review';
-    end if;
-    perform set_config('runhold.closing', 'on', true);
-    update public.agent_reviews r set status = 'expired' where r.id = v_review.id;
-    perform set_config('runhold.closing', '', true);
-    perform runhold.close_reviews(array[v_review.execution_id]);
   end loop;
   return v_count;
 end;
@@ -95,6 +138,7 @@ begin
     return '{"busy": true}';
   end if;
   perform runhold.set_actor('system');
+  perform runhold.note_sweep();
   return jsonb_build_object(
     'requeued', runhold.sweep_workers(),
     'expired', runhold.sweep_reviews(),
@@ -108,7 +152,7 @@ begin atomic
   select runhold.sweep();
 end;
 
--- Retention: the oldest ended runs, with all that belongs to them.
+-- Retention: the oldest ended runs, with all that belongs to them, and workers that died long ago.
 create function runhold.prune(p_older_than interval, p_limit integer) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -123,6 +167,9 @@ begin
                  where runhold.is_final(e.status) and e.completed_at < runhold.now() - p_older_than
                  order by e.completed_at limit least(greatest(p_limit, 0), 10000) for update skip locked);
   get diagnostics v_count = row_count;
+  delete from public.agent_workers w
+  where w.dead_at < runhold.now() - p_older_than
+    and not exists (select from public.agent_executions x where x.status = 'running' and x.worker_id = w.id);
   return v_count;
 end;
 $$;

@@ -15,6 +15,13 @@ begin
     raise exception using errcode = '42501', message = 'You can only start runs of your own.', hint = 'Leave user_id out.';
   end if;
 
+  -- looked for first: the repeated key gets its run, also when the same row would be refused today
+  select x.* into v_run from public.agent_executions x
+  where x.user_id = v_user_id and x.idempotency_key = p_idempotency_key;
+  if found then
+    return to_jsonb(v_run);
+  end if;
+
   insert into public.agent_executions (user_id, agent_type, input_data, limits, wake_at, idempotency_key, metadata)
   values (v_user_id, p_agent_type, p_input_data, p_limits, p_wake_at, p_idempotency_key, p_metadata)
   on conflict (user_id, idempotency_key) where idempotency_key is not null do nothing
@@ -38,7 +45,7 @@ end;
 -- May the caller steer this run? Its owner, an operator for its tenant and type, or the service.
 create function runhold.may_steer(p_user_id uuid, p_tenant_id text, p_agent_type text) returns boolean
 language sql stable security definer set search_path = ''
-return runhold.caller_is_service() or p_user_id = auth.uid() or exists (
+return runhold.caller_is_service() or coalesce(p_user_id = auth.uid(), false) or exists (
   select from runhold.reviewers r
   where r.user_id = auth.uid() and r.role = 'operator'
     and (r.tenant_id is null or r.tenant_id = p_tenant_id) and (r.agent_type is null or r.agent_type = p_agent_type));
@@ -54,7 +61,8 @@ begin
   if not found or not runhold.may_steer(v_run.user_id, v_run.tenant_id, v_run.agent_type) then
     perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'Check the id and who is signed in.');
   end if;
-  perform set_config('runhold.reason', coalesce(p_reason, ''), true);
+  p_reason := left(p_reason, 2000);
+  perform runhold.set_reasons(jsonb_build_object(p_execution_id, p_reason));
 
   select x.* into v_run from public.agent_executions x where x.id = p_execution_id for no key update;
   if v_run.status = 'running' and v_run.cancel_requested_at is null then
@@ -103,11 +111,12 @@ begin atomic
       'attempt', c.attempt, 'latency_ms', c.latency_ms, 'finished_at', c.finished_at)
     from public.agent_tool_calls c where c.execution_id = agent_timeline.execution_id
     union all
-    select r.requested_at, 'review', 3, 0, jsonb_build_object(
+    select r.requested_at, 'review', 3, c.step_number * 1000 + c.position, jsonb_build_object(
       'id', r.id, 'tool_call_id', r.tool_call_id, 'review_kind', r.kind, 'tool_name', r.tool_name, 'summary', r.summary, 'status', r.status,
       'proposed_input', r.proposed_input, 'edited_input', r.edited_input, 'answer', r.answer, 'comment', r.comment,
       'decided_at', r.decided_at, 'reviewer_id', r.reviewer_id, 'expires_at', r.expires_at, 'used_at', r.used_at)
-    from public.agent_reviews r where r.execution_id = agent_timeline.execution_id
+    from public.agent_reviews r left join public.agent_tool_calls c on c.id = r.tool_call_id
+    where r.execution_id = agent_timeline.execution_id
     union all
     select m.created_at, 'message', 4, 0, jsonb_build_object(
       'id', m.id, 'sender_id', m.sender_id, 'content', m.content, 'delivered_step', m.delivered_step)
@@ -123,7 +132,7 @@ declare
   v_review public.agent_reviews;
 begin
   select r.* into v_review from public.agent_reviews r where r.id = p_review_id;
-  if not found or not (runhold.caller_is_service() or v_review.user_id = auth.uid()
+  if not found or not (runhold.caller_is_service() or coalesce(v_review.user_id = auth.uid(), false)
                        or runhold.may_review(v_review.tenant_id, v_review.agent_type, v_review.tool_name)) then
     perform runhold.refuse('RH015', 'There is no such review, or it is not yours to see.', 'Check the id and who is signed in.');
   end if;

@@ -10,7 +10,7 @@ create function public.agent_health_metrics(
 language sql stable security invoker set search_path = ''
 begin atomic
   with run as materialized (
-    select x.*, runhold.is_final(x.status) as final
+    select x.*, x.completed_at is not null as final
     from public.agent_executions x
     where (agent_health_metrics.agent_type is null or x.agent_type = agent_health_metrics.agent_type)
       and x.created_at >= agent_health_metrics.since and x.created_at < agent_health_metrics.until

@@ -57,6 +57,10 @@ $$;
 create trigger hint_new_executions after insert on public.agent_executions
   for each statement execute function runhold.hint_new_executions();
 
+-- A type that is enabled again, or may run more at once, has waiting runs.
+create trigger hint_type_change after update on public.agent_types
+  for each statement execute function runhold.hint_new_executions();
+
 create function runhold.hint_execution_change() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
