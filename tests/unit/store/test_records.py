@@ -103,14 +103,15 @@ def test_one_broken_run_does_not_spoil_the_others() -> None:
     claim = read_claim({"runs": [broken, RUN], "next_due": "2026-11-22T10:00:00Z", "more": True})
     assert [str(run.id) for run in claim.runs] == [RUN["id"]]
     assert [str(run.id) for run in claim.unreadable] == [other]
-    assert claim.unreadable[0].problem
+    assert (claim.unreadable[0].fence, claim.unreadable[0].problem) == (3, "0.position: Field required")
     assert claim.next_due == datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 
-def test_a_truncated_run_is_named() -> None:
-    claim = read_claim({"runs": [{"id": RUN["id"], "fence": 3, "truncated": True}]})
+def test_a_truncated_run_comes_without_its_lists() -> None:
+    bare = {key: value for key, value in RUN.items() if key not in ("steps", "calls", "reviews", "messages")}
+    claim = read_claim({"runs": [{**bare, "truncated": True}]})
     assert not claim.runs
-    assert (str(claim.truncated[0].id), claim.truncated[0].fence) == (RUN["id"], 3)
+    assert (str(claim.truncated[0].id), claim.truncated[0].fence, claim.truncated[0].steps) == (RUN["id"], 3, [])
 
 
 @pytest.mark.parametrize("answer", [None, [], "x", {"runs": [{}]}, {"runs": ["x"]}, {"next_due": "soon"}])

@@ -71,18 +71,14 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TruncatedRun:
-    """A claimed run that did not fit into the claim's answer: fetch it by ``agent_worker_log``."""
+class UnreadableRun:
+    """A claimed run whose record makes no sense here: give it back, it must not block the others.
+
+    :ivar fence: 0 if not even that could be read.
+    """
 
     id: UUID
     fence: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class UnreadableRun:
-    """A claimed run whose record makes no sense here: give it back, it must not block the others."""
-
-    id: UUID
     problem: str
 
 
@@ -90,12 +86,13 @@ class UnreadableRun:
 class Claim:
     """The answer to ``agent_worker_claim``.
 
+    :ivar truncated: runs that came without their lists: ``agent_worker_log`` returns them whole.
     :ivar next_due: the earliest ``wake_at`` of a pending run that is not due yet.
     :ivar more: another claim at once may find more.
     """
 
     runs: Sequence[Run]
-    truncated: Sequence[TruncatedRun]
+    truncated: Sequence[Run]
     unreadable: Sequence[UnreadableRun]
     next_due: datetime | None
     more: bool
@@ -137,15 +134,12 @@ def read_claim(answer: Any) -> Claim:
     """Validate the answer of ``agent_worker_claim``, run by run: a broken run does not spoil the others."""
     body = _given(answer)
     runs: list[Run] = []
-    truncated: list[TruncatedRun] = []
+    truncated: list[Run] = []
     unreadable: list[UnreadableRun] = []
     for raw in cast("list[Any]", body.get("runs") or []):
         try:
             given = _given(raw)
-            if given.get("truncated"):
-                truncated.append(TruncatedRun(id=_uuid.validate_python(given["id"]), fence=given["fence"]))
-            else:
-                runs.append(_read_run(given))
+            (truncated if given.get("truncated") else runs).append(_read_run(given))
         except (ValidationError, StoreError, KeyError, TypeError) as error:
             unreadable.append(_unreadable(raw, error))
     return Claim(
@@ -231,7 +225,8 @@ def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
         run_id = _uuid.validate_python(raw["id"])
     except (ValidationError, KeyError, TypeError) as nameless:
         raise StoreError("agent_worker_claim answered a run without an id") from nameless
-    return UnreadableRun(id=run_id, problem=_reason(error))
+    fence: Any = raw.get("fence")
+    return UnreadableRun(id=run_id, fence=fence if isinstance(fence, int) else 0, problem=_reason(error))
 
 
 def _validated(adapter: TypeAdapter[T], value: Any, function: str) -> T:

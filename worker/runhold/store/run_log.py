@@ -94,6 +94,17 @@ class QueuedLog:
                 _fail(future, error)
         return future
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that was appended is answered."""
+        return self.sealed is None and not self._gathering
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether an entry that takes the run off this worker is queued or under way."""
+        sealed = self.sealed
+        return (sealed is not None and sealed.compound.ends) or any(each.ends for each in self._gathering)
+
     # ------------------------------------------------------------------------------ called by the writer
 
     def seal(self) -> Sealed | None:

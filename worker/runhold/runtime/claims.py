@@ -1,0 +1,170 @@
+"""When to look for work, and taking it.
+
+Woken by edges, correct by levels: a wake-up only says *when* to claim; what the claim answers is true. A lost
+wake-up costs the time until the next poll, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, Literal, Protocol
+from uuid import UUID
+
+from runhold.errors import ConfigError, StoreError, WorkerDead
+from runhold.runtime.held import HeldRuns
+from runhold.store.records import Claim
+
+logger = logging.getLogger(__name__)
+
+POLL_HEARD_S: Final = 30.0
+"""Between polls while Realtime is heard to work."""
+
+POLL_DEAF_S: Final = 2.0
+"""Between polls while it is not."""
+
+POLL_JITTER: Final = 0.25
+"""Polls are spread by this part, so that idle workers do not ask all at once."""
+
+TRAILING_S: Final = 0.12
+"""After a wake-up we look once more: the database sends at most one per 100 ms and swallows the rest."""
+
+MIN_DUE_S: Final = 0.05
+MAX_DUE_S: Final = 2.0
+"""Bounds of the pause before a run that was said to be due: the database's clock may be behind ours, and then a
+claim finds nothing yet."""
+
+RETRY_S: Final = 1.0
+"""After a claim that got no answer within its deadline."""
+
+Reason = Literal["start", "push", "poll", "due", "slot"]
+"""Why we look. ``push``: a wake-up, or Realtime just (re)joined. ``slot``: one became free, and there is more."""
+
+
+class ClaimPort(Protocol):
+    """The one call that claiming needs."""
+
+    async def claim(self, worker_id: UUID, seq: int, definitions: Mapping[str, UUID], n: int) -> Claim: ...
+
+
+class Claimer:
+    """Claims up to the free slots, for ever.
+
+    :ivar last_seq: the highest claim whose runs are all held, or done. The heartbeat reads it.
+    :ivar found: runs found, by reason; ``looked``: claims made, by reason.
+    """
+
+    def __init__(
+        self,
+        port: ClaimPort,
+        worker_id: UUID,
+        definitions: Mapping[str, UUID],
+        held: HeldRuns,
+        *,
+        take: Callable[[Claim], None],
+        is_heard: Callable[[], bool],
+        on_dead: Callable[[], None],
+        polls_s: tuple[float, float] = (POLL_HEARD_S, POLL_DEAF_S),
+    ) -> None:
+        self.last_seq = 0
+        self.found: Counter[Reason] = Counter()
+        self.looked: Counter[Reason] = Counter()
+        self._port = port
+        self._worker_id = worker_id
+        self._definitions = definitions
+        self._held = held
+        self._take = take
+        self._is_heard = is_heard
+        self._on_dead = on_dead
+        self._poll_heard_s, self._poll_deaf_s = polls_s
+        self._woken = asyncio.Event()
+        self._trailing_at = float("inf")
+        self._due: datetime | None = None
+        self._due_pause_s = MIN_DUE_S
+
+    def wake(self) -> None:
+        """Something happened: look now, and once more a moment later. Never raises."""
+        self._trailing_at = time.monotonic() + TRAILING_S
+        self._woken.set()
+
+    def look(self) -> None:
+        """Look now, because what we hear by may have changed."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Claim until cancelled."""
+        reason: Reason = "start"
+        while True:
+            if self._held.free <= 0:
+                await self._held.until_free()
+                reason = "slot"
+            claim = await self._claim()
+            if claim is None:
+                return
+            self.looked[reason] += 1
+            found = len(claim.runs) + len(claim.truncated)
+            self.found[reason] += found
+            self._remember_due(claim, found)
+            if not claim.more:
+                reason = await self._reason_to_look()
+
+    async def _claim(self) -> Claim | None:
+        """One claim, repeated under its number until it is answered. None: this worker is dead."""
+        seq = self.last_seq + 1
+        while True:
+            self._woken.clear()  # what happens from here on is another reason to look
+            try:
+                claim = await self._port.claim(
+                    self._worker_id, seq, self._definitions, max(1, self._held.free)
+                )
+            except WorkerDead as error:
+                logger.warning("this worker is dead to the database: %s", error)
+                self._on_dead()
+                return None
+            except (StoreError, ConfigError) as error:
+                logger.warning("claim %d got no answer, will be repeated: %s", seq, error)
+                await asyncio.sleep(random.uniform(RETRY_S / 2, RETRY_S * 1.5))
+                continue
+            self._take(claim)
+            self.last_seq = seq  # only now: the heartbeat gives back what we do not hold
+            return claim
+
+    def _remember_due(self, claim: Claim, found: int) -> None:
+        if claim.next_due == self._due and not found:
+            self._due_pause_s = min(self._due_pause_s * 2, MAX_DUE_S)
+        else:
+            self._due_pause_s = MIN_DUE_S
+        self._due = claim.next_due
+
+    async def _reason_to_look(self) -> Reason:
+        """Wait for a wake-up, a run that becomes due, or the time to poll."""
+        began = time.monotonic()
+        spread = random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
+        while True:
+            now = time.monotonic()
+            # looked up every time: hearing may stop while we wait
+            poll_at = began + (self._poll_heard_s if self._is_heard() else self._poll_deaf_s) * spread
+            due_at = began + self._until_due_s()
+            moments: list[tuple[float, Reason]] = [
+                (self._trailing_at, "push"), (due_at, "due"), (poll_at, "poll"),
+            ]  # fmt: skip
+            at, reason = min(moments)
+            if at <= now:
+                if reason == "push":
+                    self._trailing_at = float("inf")
+                return reason
+            try:
+                await asyncio.wait_for(self._woken.wait(), min(at - now, self._poll_deaf_s))
+            except TimeoutError:
+                continue
+            return "push"
+
+    def _until_due_s(self) -> float:
+        if self._due is None:
+            return float("inf")
+        return max((self._due - datetime.now(UTC)).total_seconds(), self._due_pause_s)

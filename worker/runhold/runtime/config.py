@@ -1,0 +1,148 @@
+"""What a worker is told from outside: the environment (and ``.env``), and the options of the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values, find_dotenv
+
+from runhold.errors import ConfigError
+
+DEFAULT_CAPACITY: Final = 64
+"""Runs at once. They wait for models and tools nearly all the time, so one process can hold many."""
+
+DEFAULT_LEASE_S: Final = 30.0
+"""How long a worker that fell silent keeps its runs: renewed every third of it, so two renewals may fail."""
+
+DEFAULT_GRACE_S: Final = 25.0
+"""Seconds from SIGTERM for runs to reach the end of a step: with the goodbye it fits into the 30 s after which
+Kubernetes, Fly and systemd kill."""
+
+MIN_LEASE_S: Final = 1.0
+MAX_CAPACITY: Final = 1000
+"""The most that one claim may take, and far beyond what one Python process can serve well."""
+
+_URL: Final = "SUPABASE_URL"
+_SECRET: Final = "SUPABASE_SECRET_KEY"
+_LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerConfig:
+    """Everything a worker process needs to know. Validated when built.
+
+    :ivar url: the project's URL.
+    :ivar secret_key: the worker's own secret key (``sb_secret_…``); never shown.
+    :ivar publishable_key: the key that goes with tokens of users; only ``ctx.supabase`` needs it.
+    :ivar jwt_secret: the project's legacy HS256 secret, to act as users with; or
+    :ivar jwt_signing_key: a private JWK (ES256 or RS256) of the project, as a JSON text, for the same purpose.
+    :ivar tenant_claim: the member of a token's ``app_metadata`` that names the tenant.
+    :ivar capacity: runs at once.
+    :ivar lease_s: seconds after which the runs of a worker that fell silent go to others.
+    :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
+    :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
+    :ivar stream_text: stream the model's answers to those who watch a run.
+    :raises ConfigError: one sentence per mistake.
+    """
+
+    url: str
+    secret_key: str = field(repr=False)
+    publishable_key: str | None = field(default=None, repr=False)
+    jwt_secret: str | None = field(default=None, repr=False)
+    jwt_signing_key: str | None = field(default=None, repr=False)
+    tenant_claim: str = "tenant_id"
+    capacity: int = DEFAULT_CAPACITY
+    lease_s: float = DEFAULT_LEASE_S
+    grace_s: float = DEFAULT_GRACE_S
+    realtime: bool = True
+    stream_text: bool = True
+
+    def __post_init__(self) -> None:
+        mistakes = [*self._mistakes()]
+        if mistakes:
+            raise ConfigError(" ".join(mistakes))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> WorkerConfig:
+        """Read the environment; what it does not say, a file ``.env`` here or above may.
+
+        :param options: fields that the command line sets; None leaves the default.
+        :raises ConfigError: what is missing or wrong, one sentence each.
+        """
+        if environ is None:
+            file = {key: value for key, value in dotenv_values(find_dotenv(usecwd=True)).items() if value}
+            environ = {**file, **os.environ}
+
+        def read(*names: str) -> str | None:
+            found = (environ.get(name, "").strip() for name in names)
+            return next((value for value in found if value), None)
+
+        url, secret = read(_URL), read(_SECRET, _LEGACY_SECRET)
+        missing = [
+            sentence
+            for value, sentence in (
+                (url, f"Set {_URL} to the project's URL, such as https://abcdefgh.supabase.co."),
+                (secret, f"Set {_SECRET} to a secret key of the project (sb_secret_…)."),
+            )
+            if value is None
+        ]
+        if url is None or secret is None:
+            raise ConfigError(" ".join(missing))
+        return cls(
+            url=url,
+            secret_key=secret,
+            publishable_key=read("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
+            jwt_secret=read("SUPABASE_JWT_SECRET"),
+            jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
+            tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+    def _mistakes(self) -> list[str]:
+        return [
+            sentence
+            for wrong, sentence in (
+                (not _is_project_url(self.url), f"{_URL} is {self.url!r}: give https://… without a path."),
+                (not _is_key(self.secret_key), f"{_SECRET} holds characters that no key has: copy it again."),
+                (
+                    self.secret_key.startswith("sb_publishable_"),
+                    f"{_SECRET} is a publishable key: a worker needs a secret one (sb_secret_…).",
+                ),
+                (
+                    self.publishable_key is not None and self.publishable_key.startswith("sb_secret_"),
+                    "SUPABASE_PUBLISHABLE_KEY is a secret key: tools would get it. Give the publishable one.",
+                ),
+                (not _is_jwk(self.jwt_signing_key), "SUPABASE_JWT_SIGNING_KEY is no private JWK: give one "
+                 'JSON object, as `supabase gen signing-key` prints it ({"kty":"EC", …, "d":…}).'),
+                (not 1 <= self.capacity <= MAX_CAPACITY, f"The capacity is {self.capacity}: give a whole "
+                 f"number from 1 to {MAX_CAPACITY}."),
+                (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
+                (self.grace_s < 0, f"The grace is {self.grace_s:g} s: give 0 or more."),
+            )
+            if wrong
+        ]  # fmt: skip
+
+
+def _is_project_url(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
+
+
+def _is_key(key: str) -> bool:
+    return re.fullmatch(r"[!-~]+", key) is not None
+
+
+def _is_jwk(text: str | None) -> bool:
+    if text is None:
+        return True
+    try:
+        key: Any = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(key, dict) and {"kty", "d"} <= cast("dict[str, Any]", key).keys()

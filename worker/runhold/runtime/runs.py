@@ -1,0 +1,187 @@
+"""Runs the loop on each claimed run, and sees to it that no run stays behind, however its task ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+from uuid import UUID
+
+from runhold.agents import Agent
+from runhold.errors import RunholdError, StoreError
+from runhold.loop import Outcome, run_agent
+from runhold.loop.ports import (
+    ChatModel,
+    Definition,
+    Entry,
+    PriceFunction,
+    ProgressSink,
+    Run,
+    Transition,
+    UserClientFactory,
+)
+from runhold.runtime.held import HeldRun, HeldRuns, Signals
+from runhold.store.group_commit import GroupCommit
+from runhold.store.records import Claim, UnreadableRun
+from runhold.store.run_log import QueuedLog
+
+logger = logging.getLogger(__name__)
+
+GIVE_BACK_DELAY_MS: Final = 30_000
+"""A run whose task failed for a reason of ours goes on later, here or elsewhere: not at once, or it would fail
+in circles as fast as the database can claim."""
+
+GIVE_BACK_TIMEOUT_S: Final = 15.0
+"""For writing that; then the heartbeat, which does not name the run any more, gives it back."""
+
+
+class RunsPort(Protocol):
+    """The calls that starting a run may need."""
+
+    async def definitions(self, ids: Sequence[UUID]) -> list[Definition]: ...
+
+    async def log(self, worker_id: UUID, execution_id: UUID, fence: int) -> Run: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equipment:
+    """What every run of this process works with."""
+
+    agents: Mapping[str, Agent]
+    model: ChatModel
+    executor: Executor
+    price: PriceFunction
+    user_client: UserClientFactory
+    progress: Callable[[UUID], ProgressSink | None]
+
+
+class Runs:
+    """The running tasks of one registered worker.
+
+    :ivar outcomes: how runs left this worker, by kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker_id: UUID,
+        port: RunsPort,
+        equipment: Equipment,
+        definitions: Mapping[str, Definition],
+        writer: GroupCommit,
+        held: HeldRuns,
+        may_start_effect: Callable[[], bool],
+        draining: Callable[[str], bool],
+    ) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._worker_id = worker_id
+        self._port = port
+        self._equipment = equipment
+        self._current = definitions
+        self._known: dict[UUID, Definition] = {each.id: each for each in definitions.values()}
+        self._writer = writer
+        self._held = held
+        self._may_start_effect = may_start_effect
+        self._draining = draining
+        self._others: set[asyncio.Task[None]] = set()
+
+    def take(self, claim: Claim) -> None:
+        """Start what was claimed. All of it is held when this returns."""
+        for run in claim.runs:
+            self._start(run)
+        for run in claim.truncated:
+            self._start(run, truncated=True)
+        for broken in claim.unreadable:
+            task = asyncio.create_task(self._give_back_unreadable(broken), name=f"give back run {broken.id}")
+            self._others.add(task)
+            task.add_done_callback(self._others.discard)
+
+    def _start(self, run: Run, *, truncated: bool = False) -> None:
+        log = self._writer.open(run.id, run.fence)
+        signals = Signals(run, may_start_effect=self._may_start_effect, draining=self._draining)
+        held = HeldRun(run, log, signals)
+        self._held.add(held)
+        held.task = asyncio.create_task(self._run(held, truncated), name=f"run {run.id}")
+
+    async def _run(self, held: HeldRun, truncated: bool) -> None:
+        began = time.monotonic()
+        fields = {"run_id": str(held.run.id), "attempt": held.run.attempt, "agent_type": held.run.agent_type}
+        try:
+            outcome = await self._advance(held, await self._whole(held.run) if truncated else held.run)
+        except asyncio.CancelledError:
+            logger.info("run dropped: %s", held.released, extra={**fields, "action": "dropped"})
+            self.outcomes["dropped"] += 1
+        except Exception as error:
+            # The loop turns what it meets into endings; what gets here is a fault of ours or of the database.
+            logger.exception("run failed in the worker", extra={**fields, "action": "worker_error"})
+            self.outcomes["given_back"] += 1
+            await self._give_back(held.log, f"worker error: {type(error).__name__}")
+        else:
+            self.outcomes[outcome.kind] += 1
+            self._say(outcome, time.monotonic() - began, fields)
+        finally:
+            if held.released is None:
+                held.log.close()  # else whoever took it away does that
+            self._held.remove(held)
+
+    async def _whole(self, run: Run) -> Run:
+        """A run that was too large for the claim's answer."""
+        return await self._port.log(self._worker_id, run.id, run.fence)
+
+    async def _advance(self, held: HeldRun, run: Run) -> Outcome:
+        equipment = self._equipment
+        return await run_agent(
+            run,
+            equipment.agents[run.agent_type],
+            self._current[run.agent_type],
+            model=equipment.model,
+            log=held.log,
+            signals=held.signals,
+            definitions=await self._definitions_of(run),
+            progress=equipment.progress(run.id),
+            user_client=equipment.user_client,
+            price=equipment.price,
+            executor=equipment.executor,
+        )
+
+    async def _definitions_of(self, run: Run) -> Mapping[UUID, Definition]:
+        """What the agent was at earlier steps: known, or fetched. Only estimates depend on it, so that a
+        failure costs precision and nothing else."""
+        missing = {step.definition_id for step in run.steps} - self._known.keys()
+        if missing:
+            try:
+                for definition in await self._port.definitions(sorted(missing)):
+                    self._known[definition.id] = definition
+            except RunholdError as error:
+                logger.warning("older definitions of run %s are not known: %s", run.id, error)
+        return self._known
+
+    def _say(self, outcome: Outcome, seconds: float, fields: Mapping[str, Any]) -> None:
+        logger.info(
+            "run %s%s after %d steps, %.2f s here",
+            outcome.kind,
+            f" ({outcome.code})" if outcome.code else "",
+            outcome.steps,
+            seconds,
+            extra={**fields, "action": outcome.kind, "code": outcome.code, "step": outcome.steps},
+        )
+
+    # ----------------------------------------------------------------------- runs that can't go on here
+
+    async def _give_back_unreadable(self, broken: UnreadableRun) -> None:
+        logger.error("run %s makes no sense to this worker: %s", broken.id, broken.problem)
+        await self._give_back(self._writer.open(broken.id, broken.fence), "its record can't be read")
+
+    async def _give_back(self, log: QueuedLog, reason: str) -> None:
+        transition = Transition(to="pending", reason=reason, delay_ms=GIVE_BACK_DELAY_MS)
+        try:
+            await asyncio.wait_for(log.append(Entry(transition=transition)), GIVE_BACK_TIMEOUT_S)
+        except (TimeoutError, StoreError) as error:
+            logger.error("run %s could not be given back: %s", log.key, error)
+        finally:
+            log.close()

@@ -1,0 +1,154 @@
+"""The worker process: one event loop, any number of runs, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncGenerator, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
+from typing import Final
+
+import httpx
+
+from runhold.agents import Agent
+from runhold.errors import ConfigError
+from runhold.loop.ports import ChatModel
+from runhold.models.openai import OpenAIChatModel
+from runhold.models.prices import Prices
+from runhold.runtime.config import WorkerConfig
+from runhold.runtime.heartbeat import BEATS_PER_LEASE
+from runhold.runtime.progress import Progress
+from runhold.runtime.runs import Equipment
+from runhold.runtime.session import register
+from runhold.runtime.user_client import UserClients, signing_key
+from runhold.store.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_CONNECTIONS: Final = 2
+
+
+async def run_worker(
+    config: WorkerConfig,
+    agents: Sequence[Agent],
+    *,
+    model: ChatModel | None = None,
+    stop_event: asyncio.Event | None = None,
+) -> int:
+    """Work until told to stop; the exit status.
+
+    :param model: who decides; from ``OPENAI_API_KEY`` and ``OPENAI_BASE_URL`` if not given.
+    :param stop_event: stops the worker when set. Without one, SIGTERM and SIGINT do, and a second one ends the
+        process at once.
+    :raises ConfigError: it can't start as configured; the text is one sentence.
+    :raises SideTaskDied: a part that it lives by ended.
+    """
+    if not agents:
+        raise ConfigError("There are no agents to work for.")
+    stop = stop_event or asyncio.Event()
+    async with _equipment(config, agents, model) as equipment:
+        gateway = await Gateway.open(config.url, config.secret_key, timeout_s=_timeout_s(config))
+        try:
+            with contextlib.nullcontext() if stop_event else _stopping_on_signals(stop):
+                await _sessions(config, equipment, gateway, stop)
+        finally:
+            await gateway.aclose()
+    return 0
+
+
+async def _sessions(
+    config: WorkerConfig, equipment: Equipment, gateway: Gateway, stop: asyncio.Event
+) -> None:
+    """One registration after the other: a new one whenever the lease of the last was lost."""
+    first = True
+    while not stop.is_set():
+        session = await register(
+            config,
+            equipment,
+            gateway,
+            partial(Gateway.open, config.url, config.secret_key, timeout_s=_timeout_s(config), connections=1),
+            version=_version(),
+            stop=stop,
+            for_the_first_time=first,
+        )
+        first = False
+        if session is None or await session.run(stop) == "stopped":
+            return
+
+
+def _timeout_s(config: WorkerConfig) -> float:
+    """One attempt of one call: within a beat, so that a lost answer costs no lease."""
+    return config.lease_s / BEATS_PER_LEASE
+
+
+@asynccontextmanager
+async def _equipment(
+    config: WorkerConfig, agents: Sequence[Agent], model: ChatModel | None
+) -> AsyncGenerator[Equipment]:
+    """What all runs share, opened and closed together."""
+    by_type = {agent.type: agent for agent in agents}
+    key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
+    users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
+    own_model = OpenAIChatModel.from_env() if model is None else None
+    prices = Prices()
+    executor = ThreadPoolExecutor(config.capacity, thread_name_prefix="runhold-tool")
+    http = httpx.AsyncClient(limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS))
+    progress = Progress(config.url, config.secret_key, http) if config.realtime else None
+    sending = asyncio.create_task(progress.run(), name="progress") if progress else None
+    try:
+        yield Equipment(
+            agents=by_type,
+            model=model or own_model,  # pyright: ignore[reportArgumentType]
+            executor=executor,
+            price=lambda name, usage: prices.cost(name, usage).usd,
+            user_client=users,
+            progress=progress.sink if progress else lambda _: None,
+        )
+    finally:
+        if sending is not None:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        await http.aclose()
+        await users.aclose()
+        if own_model is not None:
+            await own_model.aclose()
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _stopping_on_signals(stop: asyncio.Event) -> Generator[None]:
+    """The first SIGTERM or SIGINT sets ``stop``; the second ends the process now."""
+    loop = asyncio.get_running_loop()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def heard(number: int) -> None:
+        if stop.is_set():
+            logger.warning("stopping at once; what is held goes on elsewhere when the lease ends")
+            os._exit(128 + number)
+        stop.set()
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _version() -> str:
+    try:
+        return version_of("runhold")
+    except PackageNotFoundError:
+        return "unknown"
