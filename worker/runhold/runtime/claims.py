@@ -109,6 +109,8 @@ class Claimer:
             self.looked[reason] += 1
             found = len(claim.runs) + len(claim.truncated)
             self.found[reason] += found
+            if found:
+                logger.info("claimed %d by %s", found, reason, extra={"action": "claimed", "reason": reason})
             self._remember_due(claim, found)
             if not claim.more:
                 reason = await self._reason_to_look()
