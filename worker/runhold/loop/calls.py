@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, Final
 
 from runhold.agents import Limits
@@ -14,7 +15,7 @@ from runhold.loop.execute import Work, abandoned, execute, not_run
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import ContextFactory
-from runhold.loop.ports import Entry, ProgressSink, Result, RunSignals
+from runhold.loop.ports import Entry, ProgressSink, Result, RunSignals, ToolCall
 from runhold.loop.state import RunState
 
 CANCEL_GRACE_S: Final = 5.0
@@ -27,6 +28,7 @@ ABANDON_AFTER_S: Final = 2.0
 """How long after its time-out, or its cancellation, a call that does not end is waited for."""
 
 _LEASE_POLL_S = 0.1
+_CANCELLED: Final = "the run was cancelled"
 
 Running = dict[asyncio.Task[Result], Work]
 
@@ -63,6 +65,9 @@ class CallRunner:
         :raises Fenced: the run is someone else's. What runs is cancelled, nothing is written.
         """
         running: Running = {}
+        if self._journal.cancel_requested:
+            self._write([(work, not_run(work, _CANCELLED)) for work in works])
+            return
         try:
             self._launch(running, (work for work in works if work.tool.effect == "read"))
             effects = [work for work in works if work.tool.effect != "read"]
@@ -89,7 +94,7 @@ class CallRunner:
                 return "the worker was about to lose the run"
             await asyncio.sleep(_LEASE_POLL_S)
             waited += _LEASE_POLL_S
-        return "the run was cancelled"
+        return _CANCELLED
 
     def _launch(self, running: Running, works: Iterable[Work]) -> None:
         for work in works:
@@ -101,7 +106,7 @@ class CallRunner:
                 executor=self._executor,
             )
             running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = work
-            self._tell(work, "running")
+            self.tell(replace(work.call, status="running"))
 
     async def _collect(self, running: Running) -> None:
         """Write results as they come in, until nothing runs any more."""
@@ -155,13 +160,13 @@ class CallRunner:
         results = [result for _, result in ended]
         self._journal.append(Entry(results=results, state=self._state.take_changed()))
         for work, result in ended:
-            self._tell(work, result.status)
+            self.tell(replace(work.call, status=result.status))
 
-    def _tell(self, work: Work, status: str) -> None:
+    def tell(self, call: ToolCall) -> None:
+        """Tell whoever watches how a call stands."""
         if self._progress is not None:
-            call = work.call
-            payload = {"step": call.step_number, "position": call.position, "name": call.tool_name}
-            self._progress("tool", {**payload, "status": status})
+            where = {"step": call.step_number, "position": call.position}
+            self._progress("tool", {**where, "name": call.tool_name, "status": call.status})
 
 
 def _take(running: Running, done: Iterable[asyncio.Future[Any]]) -> list[tuple[Work, Result]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from typing import Any
 from pydantic_core import to_jsonable_python
 
 from runhold.agents import RunContext
-from runhold.loop.canonical import canonical_json, clean
+from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.ports import ProgressSink, Run, ToolCall, UserClientFactory
 from runhold.loop.state import RunState
 
@@ -31,6 +32,7 @@ class Contexts:
         self._state = state
         self._progress = progress
         self._user_client = user_client
+        self._loop = asyncio.get_running_loop()
 
     def __call__(self, call: ToolCall) -> RunContext:
         def emit(event: str, payload: Mapping[str, Any]) -> None:
@@ -57,10 +59,12 @@ class Contexts:
         return f"{self._run.id}:{call.step_number}:{call.position}:{said}"
 
     def _emit(self, step: int, event: str, payload: Mapping[str, Any]) -> None:
+        """Called by tools, in the event loop or in a thread; whoever listens is called in the event loop."""
         if self._progress is None:
             return
         try:
             said = clean(to_jsonable_python(payload, fallback=str))
-            self._progress("custom", {"step": step, "event": event, "payload": said})
+            told = {"step": step, "event": clean_text(event), "payload": said}
+            self._loop.call_soon_threadsafe(self._progress, "custom", told)
         except Exception:
             logger.warning("an event %r of a tool could not be sent", event, exc_info=True)

@@ -50,7 +50,7 @@ class Outcome:
     steps: int = 0
 
 
-class Ending(Exception):  # noqa: N818 - no error: every run ends
+class Ending(Exception):
     """The run is to leave this worker by ``transition``; ``entry`` is written together with it."""
 
     def __init__(self, transition: Transition, entry: Entry = _NOTHING) -> None:
@@ -68,7 +68,7 @@ class Ending(Exception):  # noqa: N818 - no error: every run ends
         )
 
 
-class Fenced(Exception):  # noqa: N818
+class Fenced(Exception):
     """The run belongs to someone else now: end without another word."""
 
 

@@ -35,7 +35,7 @@ class Work:
     arguments: BaseModel
 
 
-class NotStarted(Exception):  # noqa: N818
+class NotStarted(Exception):
     """The call provably never ran: no thread was free in time."""
 
 

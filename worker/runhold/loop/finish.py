@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
-from runhold.loop.endings import Ending, Outcome
+from runhold.errors import StoreError
+from runhold.loop.endings import Ending, Outcome, failed
 from runhold.loop.journal import Journal
 from runhold.loop.ports import Entry, JsonObject, Result, ToolCall, Transition, Verdict
+
+logger = logging.getLogger(__name__)
 
 _KINDS: Final[dict[str, Literal["completed", "failed", "awaiting_review", "cancelled", "released"]]] = {
     "completed": "completed",
@@ -22,8 +26,11 @@ _KINDS: Final[dict[str, Literal["completed", "failed", "awaiting_review", "cance
 async def finish(journal: Journal, ending: Ending) -> Outcome | None:
     """Write ``ending`` once all before it is durable; None if the database says to go on instead.
 
+    What the database says meanwhile goes before: a limit that it found, a cancel. If it refuses the data of the
+    ending (a result that can't be stored, say) or of an entry before it, the run fails for that.
+
     :raises Fenced: the run is someone else's.
-    :raises StoreError: the database refuses the ending's data.
+    :raises StoreError: the database refuses to store even that the run failed.
     """
     while True:
         try:
@@ -31,27 +38,50 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
         except Ending as commanded:
             ending = commanded.instead_of(ending)
             continue
+        except StoreError as error:
+            ending = internal_error(journal, error)
+            continue
         try:
             verdict = await journal.commit(_closing_entry(journal, ending))
         except Ending as commanded:
             ending = commanded  # what happened is durable by now, only the transition is not
-            continue
-        if verdict.kind == "continue":
+        except StoreError as error:
+            if ending.transition.error == "INTERNAL_ERROR":
+                raise
+            ending = internal_error(journal, error)
+        else:
+            if verdict.kind != "continue":
+                return _outcome(journal, ending.transition, verdict)
             journal.replace_calls(verdict.calls, verdict.reviews)
             return None
-        return _outcome(journal, ending.transition, verdict)
+
+
+def internal_error(journal: Journal, error: Exception) -> Ending:
+    """The run failed by a fault of ours. The traceback is for the worker's log only: users must not see it."""
+    logger.error(
+        "run %s: unexpected %s after step %d",
+        journal.run.id,
+        type(error).__name__,
+        journal.step_number,
+        exc_info=error,
+        extra={"run_id": str(journal.run.id), "step": journal.step_number},
+    )
+    message = f"The worker met an unexpected {type(error).__name__}; its log says where."
+    return failed("INTERNAL_ERROR", message, step=journal.step_number)
 
 
 def _closing_entry(journal: Journal, ending: Ending) -> Entry:
     """The ending's entry, with a word about every call that it leaves behind."""
     entry, transition = ending.entry, ending.transition
+    left: list[Result] = []
     if transition.to in ("failed", "cancelled"):
         calls = journal.calls_of(journal.step_number)
         left = [_left_behind(call) for call in calls if call.status == "running"]
-        entry = replace(entry, results=[*entry.results, *left])
     if transition.to == "cancelled":
-        transition = replace(transition, detail=_cancel_detail(journal, entry.results))
-    return replace(entry, transition=transition)
+        transition = replace(transition, detail=_cancel_detail(journal, left))
+    if journal.broken:
+        return Entry(transition=transition)  # all that a log still takes after it refused an entry
+    return replace(entry, results=[*entry.results, *left], transition=transition)
 
 
 def _left_behind(call: ToolCall) -> Result:
@@ -63,22 +93,20 @@ def _left_behind(call: ToolCall) -> Result:
 def _cancel_detail(journal: Journal, left: Sequence[Result]) -> JsonObject:
     """Which calls of the last step took effect, before and after the cancel was known, and which may have."""
     calls = journal.calls_of(journal.step_number)
-    late = list(journal.finished_late)
-    finished = [call.tool_name for call in calls if call.status == "succeeded"]
-    for name in late:
-        if name in finished:
-            finished.remove(name)
+    late = journal.finished_late
     lost = {(result.step_number, result.position) for result in left if result.status == "unknown"}
-    unknown = [
-        call.tool_name
-        for call in calls
-        if call.status == "unknown" or (call.step_number, call.position) in lost
-    ]
+
+    def names(chosen: Sequence[ToolCall]) -> list[str]:
+        return [call.tool_name for call in chosen]
+
+    def key(call: ToolCall) -> tuple[int, int]:
+        return (call.step_number, call.position)
+
     return {
         "step": journal.step_number,
-        "finished": finished,
-        "finished_after_request": late,
-        "unknown": unknown,
+        "finished": names([c for c in calls if c.status == "succeeded" and key(c) not in late]),
+        "finished_after_request": names([c for c in calls if key(c) in late]),
+        "unknown": names([c for c in calls if c.status == "unknown" or key(c) in lost]),
     }
 
 

@@ -43,7 +43,8 @@ class Journal:
 
     :ivar steps: all steps, in order.
     :ivar inbox: what people said and no step has delivered yet.
-    :ivar finished_late: tools whose calls ended after a cancel was known.
+    :ivar finished_late: calls that succeeded after a cancel was known.
+    :ivar broken: the database could not store an entry: only an ending without anything else is still taken.
     :ivar interrupted: done as soon as the run must not simply go on (cancelled, stopped, lost): whoever waits
         for something slow waits for this, too, and then calls :meth:`checkpoint`.
     """
@@ -52,7 +53,8 @@ class Journal:
         self.run = run
         self.steps: list[Step] = list(run.steps)
         self.inbox: dict[UUID, PersonMessage] = {message.id: message for message in run.messages}
-        self.finished_late: list[str] = []
+        self.finished_late: set[CallKey] = set()
+        self.broken = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[CallKey, ToolCall] = {(call.step_number, call.position): call for call in run.calls}
         self._reviews: dict[UUID, Review] = {review.id: review for review in run.reviews}
@@ -146,6 +148,7 @@ class Journal:
 
         :raises Ending: the database says stop.
         :raises Fenced: the run belongs to someone else.
+        :raises StoreError: an entry can't be stored.
         """
         while self._unconfirmed:
             await self._confirm_first()
@@ -195,6 +198,8 @@ class Journal:
 
     def _digest_first(self) -> None:
         entry, answer = self._unconfirmed.popleft()
+        if answer.exception() is not None:
+            self.broken = True
         verdict = answer.result()
         if verdict.kind == "fenced":
             raise Fenced
@@ -245,7 +250,7 @@ class Journal:
         if call is None:
             return  # its intent was not stored: the run is about to end
         if self.cancel_requested and result.status == "succeeded":
-            self.finished_late.append(call.tool_name)
+            self.finished_late.add((call.step_number, call.position))
         self._calls[call.step_number, call.position] = replace(
             call,
             status=result.status,

@@ -33,20 +33,20 @@ class Repetition:
         return next((name for (name, _), streak in self._streaks.items() if streak >= times), None)
 
 
-def failing_tool(calls: Sequence[ToolCall]) -> str | None:
-    """A tool of the last step that failed in each of the last three steps that called it.
+def failing_tool(calls: Sequence[ToolCall]) -> ToolCall | None:
+    """The last call of a tool of the last step that failed in each of the last three steps that called it.
 
     Several calls in one step count once: the model could not know better yet.
     """
-    outcomes: dict[str, dict[int, bool]] = {}
+    by_tool: dict[str, dict[int, list[ToolCall]]] = {}
     for call in calls:
-        steps = outcomes.setdefault(call.tool_name, {})
-        steps[call.step_number] = steps.get(call.step_number, True) and call.status == "failed"
+        by_tool.setdefault(call.tool_name, {}).setdefault(call.step_number, []).append(call)
     last = max((call.step_number for call in calls), default=0)
-    for name, steps in outcomes.items():
+    for steps in by_tool.values():
         recent = [steps[number] for number in sorted(steps)][-MAX_TOOL_FAILURES:]
-        if last in steps and len(recent) == MAX_TOOL_FAILURES and all(recent):
-            return name
+        failed = all(call.status == "failed" for step in recent for call in step)
+        if last in steps and len(recent) == MAX_TOOL_FAILURES and failed:
+            return recent[-1][-1]
     return None
 
 

@@ -14,21 +14,20 @@ stopped.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from uuid import UUID
 
 from runhold.agents import Agent, InvalidData
-from runhold.errors import StoreError
 from runhold.loop.answers import FinalAnswer, read_answer
+from runhold.loop.ask import Asker
 from runhold.loop.calls import CallRunner
 from runhold.loop.clock import SystemClock
 from runhold.loop.contexts import Contexts
 from runhold.loop.conversation import LANDING, Conversation
 from runhold.loop.endings import Ending, Fenced, Outcome, completed, failed, released
-from runhold.loop.finish import finish
+from runhold.loop.finish import finish, internal_error
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import Planner
@@ -47,8 +46,6 @@ from runhold.loop.ports import (
 from runhold.loop.resume import Resumer
 from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
-
-logger = logging.getLogger(__name__)
 
 
 def free_of_charge(model: str, usage: Usage) -> float:
@@ -96,24 +93,32 @@ async def run_agent(
     runner = CallRunner(
         journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress
     )
+    conversation = Conversation(definition, run.input, definitions or {})
+    asker = Asker(
+        definition=definition,
+        conversation=conversation,
+        model=model,
+        journal=journal,
+        guard=guard,
+        limits=limits,
+        clock=clock,
+        price=price,
+        progress=progress,
+    )
     thinker = Thinker(
         agent=agent,
-        definition=definition,
-        limits=limits,
         journal=journal,
-        conversation=Conversation(definition, run.input, definitions or {}),
+        conversation=conversation,
+        asker=asker,
         guard=guard,
         planner=planner,
         runner=runner,
-        model=model,
-        clock=clock,
-        price=price,
         progress=progress,
     )
     turns = _Turns(agent, journal, signals, Resumer(agent, journal, planner, runner), thinker)
     try:
         while True:
-            outcome = await _finish(journal, await turns.until_ending())
+            outcome = await finish(journal, await turns.until_ending())
             if outcome is not None:
                 return outcome
     except Fenced:
@@ -152,7 +157,7 @@ class _Turns:
         except Fenced:
             raise
         except Exception as error:
-            return _internal_error(self._journal, error)
+            return internal_error(self._journal, error)
 
     def _require_input(self) -> None:
         """:raises Ending: the input is not what the agent takes. Said before anything is spent."""
@@ -172,30 +177,6 @@ class _Turns:
             answer = read_answer(self._agent, steps[-1])
             if isinstance(answer, FinalAnswer):
                 raise completed(answer.result)
-
-
-async def _finish(journal: Journal, ending: Ending) -> Outcome | None:
-    """Write the ending. If the database refuses what it says (a result, say), the run fails for that."""
-    try:
-        return await finish(journal, ending)
-    except StoreError as error:
-        if ending.transition.error == "INTERNAL_ERROR":
-            raise
-        return await finish(journal, _internal_error(journal, error))
-
-
-def _internal_error(journal: Journal, error: Exception) -> Ending:
-    """The traceback is for the worker's log only: it may hold what users must not see."""
-    logger.error(
-        "run %s: unexpected %s after step %d",
-        journal.run.id,
-        type(error).__name__,
-        journal.step_number,
-        exc_info=error,
-        extra={"run_id": str(journal.run.id), "step": journal.step_number},
-    )
-    message = f"The worker met an unexpected {type(error).__name__}; its log says where."
-    return failed("INTERNAL_ERROR", message, step=journal.step_number)
 
 
 @cache

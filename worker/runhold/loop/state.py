@@ -28,7 +28,7 @@ class RunState:
         if not self.values and self._stored == "{}":
             return None
         try:
-            state = cast("JsonObject", clean(to_jsonable_python(self.values)))
+            state = cast("JsonObject", clean(to_jsonable_python(dict(self.values))))
         except (PydanticSerializationError, ValueError, TypeError) as error:
             self._problem = f"ctx.state holds something that is not JSON: {error}."
             return None
