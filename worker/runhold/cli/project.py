@@ -16,7 +16,6 @@ from dotenv import load_dotenv
 
 from runhold.errors import ConfigError
 from runhold.local.lock import find_running, is_held
-from runhold.local.stack import environment_of
 from runhold.local.state import load_state
 
 LOCAL_FOLDER: Final = ".runhold"
@@ -90,6 +89,10 @@ def local_project(folder: Path) -> Project | None:
     """The running local stack of ``folder``; None if there is none."""
     if not folder.is_dir() or not is_held(folder):
         return None
+    from runhold.local.stack import (
+        environment_of,
+    )  # it needs the extra [local], and only who has a stack has that
+
     running, state = find_running(folder), load_state(folder)
     if running is None or state is None:
         raise ConfigError(f"The local stack in {folder} is still starting; try again in a moment.")

@@ -170,7 +170,7 @@ def fields(values: Mapping[str, Any], *, indent: int = 0) -> RenderableType:
         else:
             shown = Text(plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
         grid.add_row(plain(name), shown)
-    return Padding(grid, (0, 0, 0, indent))
+    return Padding(grid, (0, 0, 0, indent), expand=False)
 
 
 def review_panel(row: Row) -> RenderableType:
@@ -234,6 +234,9 @@ def result_panel(run: Row) -> RenderableType:
 
 def health_view(metrics: Row) -> RenderableType:
     """The answer of ``agent_health_metrics``."""
+    if not metrics["runs"]:
+        since = clock_and_day(metrics["since"])
+        return Text(f"No runs of {plain(metrics['agent_type'] or 'any agent')} since {since}.")
     steps, tools, reviews = members(metrics["steps"]), members(metrics["tools"]), members(metrics["reviews"])
     cost, times, queue = members(metrics["cost"]), members(metrics["time_ms"]), members(metrics["queue"])
     statuses = members(metrics["runs_by_status"])

@@ -44,6 +44,14 @@ _EVENTS: Final = {
     "review_cancelled": "closed the question",
 }
 
+_HOW_CLAIMED: Final = {
+    "push": ", woken by Realtime",
+    "poll": ", found by polling",
+    "start": ", found when it started",
+    "due": ", when it was due",
+    "slot": ", when it had a free slot",
+}
+
 _EVENT_STYLES: Final = {
     "completed": "bold green",
     "failed": "bold red",
@@ -61,15 +69,16 @@ class Story:
     :ivar told: how many lines so far.
     """
 
-    def __init__(self, names: Mapping[str, str], *, width: int, outputs: bool = True) -> None:
+    def __init__(self, names: Mapping[str, str], *, width: int, claims: Sequence[str] = ()) -> None:
         """
         :param names: who people are, by user id.
         :param width: columns of the terminal.
-        :param outputs: tell what tools answered, too.
+        :param claims: how the worker came to look, claim by claim, where that is known; it may grow.
         """
         self._names = names
         self._width = max(60, width)
-        self._outputs = outputs
+        self._claims = claims
+        self._claimed = 0
         self._seen: set[str] = set()
         self.told = 0
 
@@ -136,6 +145,8 @@ class Story:
             line.append(words, style="red")
         else:
             line.append(who, style="actor").append(f" {words}", style=style)
+        if event == "claimed":
+            line.append(self._how_claimed(), style="dim")
         if data.get("attempt", 1) > 1:
             line.append(f" (attempt {data['attempt']})", style="yellow")
         if data.get("tool_name"):
@@ -151,6 +162,11 @@ class Story:
         if event in ("review_approved", "review_requested"):
             lines += self._review_lines(event, data, timeline)
         return lines
+
+    def _how_claimed(self) -> str:
+        known = self._claims[self._claimed] if self._claimed < len(self._claims) else ""
+        self._claimed += 1
+        return _HOW_CLAIMED.get(known, "")
 
     def _review_lines(self, event: str, data: Row, timeline: Sequence[Row]) -> list[Text]:
         review = next(
@@ -192,7 +208,7 @@ class Story:
         if call.get("latency_ms") is not None:
             line.append(f"  {seconds(call['latency_ms'])}", style="dim")
         lines = [line]
-        if call["status"] == "succeeded" and self._outputs:
+        if call["status"] == "succeeded":
             if shown := one_line(call.get("tool_output"), self._room - 4):
                 lines.append(Text(f"{_INDENT}  ").append(f"→ {shown}", style="dim"))
         elif call.get("error"):
