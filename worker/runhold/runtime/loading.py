@@ -18,7 +18,8 @@ def load_agents(module: str) -> list[Agent]:
     """All agents that ``module`` (a dotted name, or a path to a ``.py`` file) holds at its top level, also in
     lists, tuples and dicts.
 
-    The working directory is importable, as with ``python -m``; for a path, the file's directory is, too.
+    The working directory is importable, as with ``python -m``; for a path, the file's directory is, too, or the
+    one that holds its package.
 
     :raises ConfigError: it can't be imported (the error is the cause), or holds no agent, or two of one type.
     """
@@ -54,7 +55,7 @@ def _import(module: str) -> ModuleType:
     _make_importable(os.getcwd())
     try:
         return _import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
-    except AgentDefinitionError:
+    except (AgentDefinitionError, ConfigError):
         raise  # says what is wrong by itself
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
@@ -72,8 +73,14 @@ def _import_file(path: Path) -> ModuleType:
         raise ConfigError(
             f"There is no file {path}: give the path of a Python file, or a dotted module name."
         )
-    _make_importable(str(path.parent.resolve()))
-    name = path.stem
+    folder, name = path.parent.resolve(), path.stem
+    while (
+        folder / "__init__.py"
+    ).is_file():  # a module of a package may import its siblings by `from .x import y`
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    _make_importable(str(folder))
+    if "." in name:
+        return _import_member(path, name)
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) == str(path.resolve()):
         return known
@@ -87,6 +94,16 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         sys.modules.pop(name, None)
         raise
+    return imported
+
+
+def _import_member(path: Path, name: str) -> ModuleType:
+    """Import a file as the member of a package that it is."""
+    imported = importlib.import_module(name)
+    if getattr(imported, "__file__", None) != str(path.resolve()):
+        raise ConfigError(
+            f"{path} is {name}, and another package of that name is in the way: {imported.__file__}. Rename one."
+        )
     return imported
 
 
