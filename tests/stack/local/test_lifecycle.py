@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,13 +34,13 @@ asyncio.run(run_until_stopped(options, lambda stack: print("ready", flush=True))
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
-    yield tmp_path / ".runhold"
-    control.erase(tmp_path / ".runhold")
+def folder() -> Iterator[Path]:
+    """A stack's folder. Not in pytest's: root's are closed to the user that runs PostgreSQL."""
+    parent = Path(tempfile.mkdtemp(prefix="runhold-test-"))
+    parent.chmod(0o755)
+    yield parent / ".runhold"
+    control.erase(parent / ".runhold")
+    shutil.rmtree(parent)
 
 
 def small(folder: Path, **options: object) -> StackOptions:

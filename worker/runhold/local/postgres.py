@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ LOCK_HELD = 'lock file "postmaster.pid" already exists'
 STARTS = 20
 """Tries to start: another program may take the chosen port first, and a killed stack's server may still be ending."""
 RETRY_S = 0.5
+
+COMPLAINT = re.compile(r"\b(?:FATAL|PANIC|error|could not)\b")
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
@@ -91,7 +94,9 @@ async def create_database_files(placement: Placement, data: Path, password: str,
     if process.returncode != 0:
         shutil.rmtree(making, ignore_errors=True)
         lines = output.decode(errors="replace").strip().splitlines()
-        raise StackError(f"initdb could not create the database: {lines[-1] if lines else 'it said nothing'}")
+        # The first complaint is the cause; the last one may only be about tidying up.
+        cause = next((line for line in lines if COMPLAINT.search(line)), lines[-1] if lines else "it said nothing")
+        raise StackError(f"initdb could not create the database: {cause}")
     making.rename(data)
 
 
