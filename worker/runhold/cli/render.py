@@ -168,9 +168,17 @@ def fields(values: Mapping[str, Any], *, indent: int = 0) -> RenderableType:
         if isinstance(value, Text):
             shown: RenderableType = value
         else:
-            shown = Text(plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+            shown = Text(
+                plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).rstrip()
+            )
         grid.add_row(plain(name), shown)
     return Padding(grid, (0, 0, 0, indent), expand=False)
+
+
+def summary_says_more(row: Row) -> bool:
+    """Whether a review's summary is more than the call that is shown anyway."""
+    summary = str(row.get("summary") or "")
+    return bool(summary) and not summary.startswith(f"{row.get('tool_name')}(")
 
 
 def review_panel(row: Row) -> RenderableType:
@@ -183,9 +191,10 @@ def review_panel(row: Row) -> RenderableType:
         (plain(row["agent_type"]), "bold"), f" {title} ", (plain(row["tool_name"]), "bold yellow")
     )
     parts: list[RenderableType] = [heading]
-    if row.get("summary"):
+    if summary_says_more(row):
         parts += [Text(plain(row["summary"]), style="dim")]
-    parts += [Text(), fields(proposed)]
+    in_order = sorted(proposed.items(), key=lambda item: "\n" in str(item[1]))  # long texts last
+    parts += [Text(), fields(dict(in_order))]
     return Panel(Group(*parts), border_style="yellow", box=box.ROUNDED, padding=(1, 2))
 
 

@@ -13,7 +13,17 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from runhold.cli.render import Row, arguments_text, clock, members, one_line, plain, seconds, short
+from runhold.cli.render import (
+    Row,
+    arguments_text,
+    clock,
+    members,
+    one_line,
+    plain,
+    seconds,
+    short,
+    summary_says_more,
+)
 
 _INDENT: Final = " " * 12
 _AFTER_CALLS: Final = 1_000_000
@@ -29,9 +39,9 @@ _MARKS: Final = {
 _EVENTS: Final = {
     "submitted": "inserted the run",
     "claimed": "claimed it",
-    "paused": "put it aside: the run waits for a person and holds nothing",
+    "paused": "put it aside until a person decides",
     "requeued": "gave it back to the queue",
-    "resumed": "put it back into the queue",
+    "resumed": "the run is back in the queue",
     "retried": "wants it tried again",
     "cancel_requested": "asked to cancel it",
     "completed": "completed it",
@@ -43,6 +53,8 @@ _EVENTS: Final = {
     "review_expired": "nobody decided in time",
     "review_cancelled": "closed the question",
 }
+
+_WITHOUT_ACTOR: Final = ("review_expired", "resumed")
 
 _HOW_CLAIMED: Final = {
     "push": ", woken by Realtime",
@@ -139,10 +151,8 @@ class Story:
         line = self._line(item["at"])
         who = self._actor(item)
         style = _EVENT_STYLES.get(event, "")
-        if event == "resumed" or (event == "requeued" and data.get("reason")):
-            style = "dim"
-        if event == "review_expired":
-            line.append(words, style="red")
+        if event in _WITHOUT_ACTOR:
+            line.append(words, style="red" if event == "review_expired" else "dim")
         else:
             line.append(who, style="actor").append(f" {words}", style=style)
         if event == "claimed":
@@ -175,9 +185,10 @@ class Story:
         if review is None:
             return []
         if event == "review_requested":
-            return [self._below(plain(review["summary"]), "dim")] if review.get("summary") else []
-        edited = review.get("edited_input")
-        return [self._below(f"changed to {arguments_text(edited, self._room)}", "yellow")] if edited else []
+            return [self._below(plain(review["summary"]), "dim")] if summary_says_more(review) else []
+        proposed, edited = members(review.get("proposed_input")), members(review.get("edited_input"))
+        changed = {name: value for name, value in edited.items() if proposed.get(name, ...) != value}
+        return [self._below(f"now {arguments_text(changed, self._room - 4)}", "yellow")] if changed else []
 
     def _step(self, item: Row) -> list[Text]:
         message: Mapping[str, Any] = item["message"]

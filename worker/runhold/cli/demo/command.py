@@ -92,7 +92,7 @@ async def _show(decide: Decide, *, given: bool, port: int | None, realtime: bool
         user = await open_parts.enter_async_context(enter(stage.project, USER, main=True))
         reviewer = await open_parts.enter_async_context(enter(stage.project, REVIEWER, main=False))
         await appoint(stage.project, reviewer, AGENT_TYPE)
-        told("people", f"{USER} (user) and {REVIEWER} (reviewer), signed in with the publishable key")
+        told("people", f"{USER} (user), {REVIEWER} (reviewer), signed in")
         out.print()
         if decide is not Decide.ask and not given:
             out.print(

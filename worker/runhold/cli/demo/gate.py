@@ -28,7 +28,9 @@ class Decision:
 async def ask(review: Row) -> Decision:
     """Ask at the terminal until there is an answer."""
     while True:
-        answer = (await _line("  [bold]a[/]pprove, [bold]e[/]dit or [bold]r[/]eject? ")).strip().lower()
+        answer = (
+            (await _line("  Approve, edit or reject? [bold]a[/]/[bold]e[/]/[bold]r[/]: ")).strip().lower()
+        )
         if answer in ("a", "approve", "y", "yes", ""):
             return approved()
         if answer in ("e", "edit"):

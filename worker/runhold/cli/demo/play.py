@@ -15,7 +15,7 @@ from runhold.cli.demo.gate import Decision
 from runhold.cli.demo.stage import Stage
 from runhold.cli.output import out
 from runhold.cli.person import Person
-from runhold.cli.render import review_panel, short
+from runhold.cli.render import fields, plain, review_panel, short
 from runhold.cli.story import Story
 from runhold.cli.watching import follow
 
@@ -120,14 +120,13 @@ async def tell_the_end(stage: Stage, user: Person, run: Row) -> None:
         out.print(Rule("the document", align="left", style="dim"))
         lines = str(document["body"]).splitlines()
         for line in lines[:FIRST_LINES]:
-            out.print(Text(line), soft_wrap=not out.is_terminal, overflow="fold")
+            out.print(Text(plain(line)), soft_wrap=not out.is_terminal, overflow="fold")
         out.print(
             Text(f"… {len(lines) - FIRST_LINES} more lines, in table compliance_documents", style="dim")
         )
         out.print()
     out.print(Rule("what happened", align="left", style="dim"))
-    for line in _summary(stage, run):
-        out.print(line, soft_wrap=not out.is_terminal, overflow="fold")
+    out.print(fields(_summary(stage, run), indent=2))
     out.print()
     out.print(Rule("look next", align="left", style="dim"))
     commands = {
@@ -142,30 +141,27 @@ async def tell_the_end(stage: Stage, user: Person, run: Row) -> None:
             out.print(Text.assemble((f"  {command:<24}", "bold cyan"), what))
 
 
-def _summary(stage: Stage, run: Row) -> list[Text]:
+def _summary(stage: Stage, run: Row) -> dict[str, Any]:
     mails = stage.mailbox.mails
     used = (
         f"{run['step_count']} steps, {run['tool_call_count']} tool calls, {run['token_count']:,} tokens, "
         f"{run['active_ms'] / 1000:.1f} s of work, {run['review_ms'] / 1000:.1f} s waiting for a person"
     )
-    lines = [_fact("run", _ending(run)), _fact("used", Text(used))]
-    if mails:
-        sent = ", ".join(f"“{mail.subject}” to {', '.join(mail.recipients)}" for mail in mails)
-        lines.append(_fact("e-mails", Text(f"{len(mails)} arrived at the mail server: {sent}")))
-    else:
-        lines.append(_fact("e-mails", Text("none arrived at the mail server")))
-    return lines
-
-
-def _fact(name: str, text: Text) -> Text:
-    return Text.assemble((f"  {name:<10}", "dim"), text)
+    sent = ", ".join(f"“{mail.subject}” to {', '.join(mail.recipients)}" for mail in mails)
+    return {
+        "run": _ending(run),
+        "used": used,
+        "e-mails": f"{len(mails)} arrived at the mail server: {sent}"
+        if mails
+        else "none arrived at the mail server",
+    }
 
 
 def _ending(run: Row) -> Text:
     text = Text(f"{run['id']} ").append(run["status"], style=run["status"])
     if run["status"] == "completed":
-        return text.append(f": {run['result'].get('summary', '')}")
-    return text.append(f": {run['error']} {run['error_detail'] or ''}")
+        return text.append(f": {plain(run['result'].get('summary', ''))}")
+    return text.append(f": {run['error']} {plain(run['error_detail'] or '')}")
 
 
 async def _document(user: Person, run: Row) -> Row | None:

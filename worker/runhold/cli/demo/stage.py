@@ -113,7 +113,7 @@ async def put_up(
         parts.push_async_callback(worker.stop)
         told(
             "worker",
-            f"a process of its own, with agent compliance_document_generator; it logs to {_shown(log)}",
+            f"a process of its own; it logs to {_shown(log)}",
         )
         yield Stage(
             project=project,
