@@ -4,16 +4,23 @@ create function runhold.limit_names() returns text[]
 language sql immutable parallel safe set search_path = ''
 return array['max_steps', 'max_tokens', 'max_cost_usd', 'max_tool_calls', 'step_timeout_s', 'total_timeout_s', 'max_output_bytes'];
 
--- Can every claim reckon with these? One text among an operator's limits must not stop a type's claims.
-create function runhold.are_limits(p_limits jsonb) returns boolean
+-- Can every claim reckon with these? One text among a type's limits would stop all its claims and records.
+create function runhold.has_number_limits(p_limits jsonb) returns boolean
 language plpgsql immutable parallel safe set search_path = ''
 as $$
 begin
-  return jsonb_typeof(p_limits) = 'object' and not exists (
+  return coalesce(jsonb_typeof(p_limits), 'null') = 'null' or (jsonb_typeof(p_limits) = 'object' and not exists (
     select from jsonb_each(case when jsonb_typeof(p_limits) = 'object' then p_limits end) l
-    where not l.key = any (runhold.limit_names())
-       or jsonb_typeof(l.value) not in ('number', 'null')
-       or (jsonb_typeof(l.value) = 'number' and l.value::numeric < 0));
+    where l.key = any (runhold.limit_names())
+      and not case jsonb_typeof(l.value) when 'number' then l.value::numeric >= 0 when 'null' then true else false end));
+end;
+$$;
+
+create function runhold.has_only_limits(p_object jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return p_object - runhold.limit_names() = '{}';
 end;
 $$;
 
@@ -47,7 +54,7 @@ create table public.agent_types (
   -- written by operators; registration never touches these. Null means: as the definition says.
   enabled boolean not null default true,
   approval_tools text[] not null default '{}',
-  limits jsonb constraint limits_are_known_numbers check (runhold.are_limits(limits)),
+  limits jsonb,
   max_concurrent integer check (max_concurrent >= 0),
   max_concurrent_per_user integer check (max_concurrent_per_user > 0),
   max_attempts integer check (max_attempts > 0),
@@ -55,7 +62,9 @@ create table public.agent_types (
   review_on_expiry text not null default 'reject' check (review_on_expiry in ('reject', 'fail', 'escalate')),
   approvals_needed integer not null default 1 check (approvals_needed between 1 and 10),
   allow_self_review boolean not null default false,
-  changed bigint not null default nextval('runhold.types_version')
+  changed bigint not null default nextval('runhold.types_version'),
+  constraint limits_is_an_object check (jsonb_typeof(limits) = 'object'),
+  constraint limits_are_known_numbers check (runhold.has_number_limits(limits) and runhold.has_only_limits(limits))
 );
 
 comment on column public.agent_types.enabled is 'The kill switch: false refuses new runs and stops claims.';

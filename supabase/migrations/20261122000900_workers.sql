@@ -100,9 +100,13 @@ declare
   v_hash text;
   v_id uuid;
 begin
+  p_definition := runhold.compact(p_definition);
   if coalesce(v_type, '') !~ '^[a-z][a-z0-9_]{0,62}$' then
     perform runhold.refuse('RH013', format('%s is no name of an agent type.', coalesce(quote_literal(v_type), 'null')),
       'Use lower-case letters, digits and underscores, starting with a letter, at most 63.');
+  end if;
+  if not runhold.has_number_limits(p_definition -> 'limits') then
+    perform runhold.refuse('RH013', format('The limits of agent type %I are no numbers.', v_type), 'Send {"max_steps": 25}; null is no limit.');
   end if;
   v_hash := encode(sha256(convert_to((p_definition - array['input_schema', 'description'])::text, 'UTF8')), 'hex');
 
@@ -140,7 +144,7 @@ declare
   v_definition jsonb;
 begin
   v_types := array(select d ->> 'agent_type' from jsonb_array_elements(p_definitions) d order by 1);
-  if cardinality(v_types) <> (select count(distinct t) from unnest(v_types) t) then
+  if cardinality(v_types) <> (select count(*) from (select distinct t from unnest(v_types) t) d) then
     perform runhold.refuse('RH013', 'Two agents of one type were registered.', 'Give each agent a type of its own.');
   end if;
   if exists (select from public.agent_workers w where w.id = v_id) then

@@ -7,13 +7,16 @@ of whoever makes it. ``world.at(seconds)`` moves the database's clock.
 from __future__ import annotations
 
 import json
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -60,6 +63,7 @@ DEFINITION: dict[str, Any] = {
 }
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 def step(number: int, definition: str, *, tokens: int = 10, **more: Any) -> Row:
@@ -97,6 +101,22 @@ def result(number: int, position: int, status: str = "succeeded", **more: Any) -
 def question(number: int, position: int, kind: str = "approval", summary: str = "May it?") -> Row:
     """A review as a worker opens it."""
     return {"step_number": number, "position": position, "kind": kind, "summary": summary}
+
+
+def adapted(*values: Any) -> list[Any]:
+    """Values as psycopg takes them: lists and objects become jsonb."""
+    return [Jsonb(value) if isinstance(value, dict | list) else value for value in values]
+
+
+@contextmanager
+def refused(code: str, *, says: str = "", hint: str = "") -> Iterator[None]:
+    """The block is refused with SQLSTATE ``code``, in these words."""
+    with pytest.raises(psycopg.Error) as caught:
+        yield
+    diagnostics = caught.value.diag
+    assert diagnostics.sqlstate == code, caught.value
+    assert says in (diagnostics.message_primary or "")
+    assert hint in (diagnostics.message_hint or "")
 
 
 @dataclass
@@ -154,15 +174,56 @@ class Worker:
         return self.world.service("select agent_worker_stop(%s, %s)", self.id, draining)
 
 
+class Background(Generic[T]):
+    """Something that runs in a thread of its own, because it will have to wait for a lock."""
+
+    def __init__(self, world: World, work: Callable[[], T]) -> None:
+        self._pid = world.connection.info.backend_pid
+        self._watch_url = world.url
+        self._future: Future[T] = Future()
+        threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def _run(self, work: Callable[[], T]) -> None:
+        try:
+            self._future.set_result(work())
+        except BaseException as error:
+            self._future.set_exception(error)
+
+    def waits(self) -> bool:
+        """Watch until it waits for a lock (True) or has ended without (False)."""
+        with psycopg.connect(self._watch_url, autocommit=True) as watch:
+            while not self._future.done():
+                row = watch.execute("select cardinality(pg_blocking_pids(%s))", (self._pid,)).fetchone()
+                if row is not None and row[0]:
+                    return True
+        return False
+
+    def result(self) -> T:
+        return self._future.result()
+
+
 class World:
     """One database, spoken to by many people."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        self._others: list[World] = []
 
     def close(self) -> None:
+        for other in self._others:
+            other.close()
         self.connection.close()
+
+    def another(self) -> World:
+        """The same database over a connection of its own, closed with this one."""
+        other = World(self.url)
+        self._others.append(other)
+        return other
+
+    def background(self, work: Callable[[], T]) -> Background[T]:
+        """Start ``work``, which speaks over this world's connection, without waiting for its end."""
+        return Background(self, work)
 
     # ------------------------------------------------------------------------------------------- speaking
 
@@ -263,11 +324,10 @@ class World:
     def submit(self, user: str, agent_type: str = "writer", **columns: Any) -> str:
         """A row inserted by ``user``; its id."""
         values = {"agent_type": agent_type, "input_data": {"x": 1}, **columns}
-        adapted = [Jsonb(v) if isinstance(v, dict | list) else v for v in values.values()]
         rows = self.user(
             user,
             f"insert into agent_executions ({', '.join(values)}) values ({', '.join(['%s'] * len(values))}) returning id",
-            *adapted,
+            *adapted(*values.values()),
         )
         return str(rows[0]["id"])
 
@@ -297,10 +357,74 @@ class World:
 
     def decide(self, reviewer: str, review_id: Any, status: str = "approved", **columns: Any) -> list[Row]:
         values = {"status": status, **columns}
-        adapted = [Jsonb(v) if isinstance(v, dict | list) else v for v in values.values()]
         return self.user(
             reviewer,
             f"update agent_reviews set {', '.join(f'{c} = %s' for c in values)} where id = %s returning *",
-            *adapted,
+            *adapted(*values.values()),
             review_id,
         )
+
+    # ------------------------------------------------------------------------------------------- stories
+
+    def insert(self, user: str, **columns: Any) -> str:
+        """A row inserted by ``user`` with exactly these columns; its id."""
+        rows = self.user(
+            user,
+            f"insert into agent_executions ({', '.join(columns)})"
+            f" values ({', '.join(['%s'] * len(columns))}) returning id",
+            *adapted(*columns.values()),
+        )
+        return str(rows[0]["id"])
+
+    def configure(self, agent_type: str = "writer", **columns: Any) -> None:
+        """What an operator sets about a type."""
+        self.sql(
+            f"update agent_types set {', '.join(f'{c} = %s' for c in columns)} where name = %s",
+            *[Jsonb(v) if isinstance(v, dict) else v for v in columns.values()],
+            agent_type,
+        )
+
+    def running(self, worker: Worker, user: str, **columns: Any) -> Row:
+        """A new run that ``worker`` has claimed."""
+        run_id = self.submit(user, **columns)
+        return next(run for run in worker.claim() if run["id"] == run_id)
+
+    def gate(self, worker: Worker, run: Row, n: int = 1, *, step_number: int = 1) -> None:
+        """A step with ``n`` calls that a person must approve, not paused yet."""
+        verdict = worker.record(
+            run,
+            steps=[step(step_number, worker.definition)],
+            calls=[call(step_number, i, "send", "unsafe", "awaiting_review") for i in range(n)],
+            reviews=[question(step_number, i) for i in range(n)],
+        )
+        assert verdict["verdict"] == "ok"
+
+    def paused(self, worker: Worker, user: str, n: int = 1, **columns: Any) -> tuple[Row, list[Row]]:
+        """A run that waits for ``n`` approvals: the run as claimed, and its reviews in the order of their calls."""
+        run = self.running(worker, user, **columns)
+        self.gate(worker, run, n)
+        assert worker.end(run, "awaiting_review")["verdict"] == "ok"
+        return run, self.open_reviews(run["id"])
+
+    def open_reviews(self, run_id: str) -> list[Row]:
+        return self.sql(
+            "select r.* from agent_reviews r join agent_tool_calls c on c.id = r.tool_call_id"
+            " where r.execution_id = %s and r.status = 'pending' order by c.step_number, c.position",
+            run_id,
+        )
+
+    def review(self, review_id: Any) -> Row:
+        return self.sql("select * from agent_reviews where id = %s", review_id)[0]
+
+    def unknown(self, worker: Worker, user: str) -> tuple[str, Row]:
+        """A run whose unsafe call may have happened: its id, and the review that asks."""
+        run = self.running(worker, user)
+        worker.record(
+            run, steps=[step(1, worker.definition)], calls=[call(1, 0, "send", "unsafe", "running")]
+        )
+        worker.release(run)
+        (review,) = self.open_reviews(run["id"])
+        return run["id"], review
+
+    def sweep(self) -> Row:
+        return self.service("select agent_sweep()")
