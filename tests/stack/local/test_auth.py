@@ -10,7 +10,7 @@ import httpx
 import jwt
 import psycopg
 import pytest
-from supabase import AsyncClient, create_async_client
+from supabase import create_async_client
 from supabase_auth.errors import AuthApiError
 
 from runhold.local.stack import LocalStack
@@ -61,7 +61,7 @@ def test_tokens_that_are_not_valid_are_401(api: LocalStack, query: str) -> None:
     assert (expired.status_code, expired.json()["code"]) == (401, "PGRST303")
     forged = who(api, query, api.publishable_key, mint(api, secret="x" * 32))
     assert (forged.status_code, forged.json()["code"]) == (401, "PGRST301")
-    none = jwt.encode({"sub": USER, "role": "service_role"}, None, algorithm="none")
+    none = jwt.encode({"sub": USER, "role": "service_role"}, "", algorithm="none")
     assert who(api, query, api.publishable_key, none).status_code == 401
 
 
@@ -93,7 +93,7 @@ def test_a_token_stops_being_good_when_it_expires(api: LocalStack) -> None:
     assert who(api, "", api.publishable_key, token).status_code == 401
 
 
-async def test_a_user_signs_up_in_and_out(user_client: tuple[AsyncClient, Any], api: LocalStack) -> None:
+async def test_a_user_signs_up_in_and_out(user_client: tuple[Any, Any], api: LocalStack) -> None:
     client, user = user_client
     session = await client.auth.get_session()
     assert session is not None
@@ -114,11 +114,11 @@ async def test_a_user_signs_up_in_and_out(user_client: tuple[AsyncClient, Any], 
         await client.auth.sign_up({"email": user.email, "password": "correct horse"})
 
 
-async def test_app_metadata_reaches_the_token(user_client: tuple[AsyncClient, Any], api: LocalStack) -> None:
+async def test_app_metadata_reaches_the_token(user_client: tuple[Any, Any], api: LocalStack) -> None:
     client, user = user_client
     with psycopg.connect(api.database_url) as connection:
         connection.execute(
-            "update auth.users set raw_app_meta_data = raw_app_meta_data || '{\"tenant_id\": \"t7\"}' where id = %s",
+            'update auth.users set raw_app_meta_data = raw_app_meta_data || \'{"tenant_id": "t7"}\' where id = %s',
             [user.id],
         )
     await client.auth.refresh_session()

@@ -68,7 +68,10 @@ def project(folder: Path, *files: tuple[str, str], seed: str | None = None) -> P
 
 async def test_files_are_applied_once_in_order_and_recorded(tmp_path: Path, fresh_database_url: str) -> None:
     files = [
-        ("90000000000001_one.sql", "create table public.one (id int);\n-- more\ncreate table public.two (id int);"),
+        (
+            "90000000000001_one.sql",
+            "create table public.one (id int);\n-- more\ncreate table public.two (id int);",
+        ),
         ("90000000000002_two_words.sql", "set search_path = 'nowhere'; insert into public.one values (1);"),
         ("90000000000003_three.sql", "create table three (id int);"),
     ]
@@ -120,7 +123,9 @@ async def test_a_refused_file_is_named_and_leaves_nothing(
         await apply_project(fresh_database_url, plan)
     assert "\n" not in str(failed.value)
     with psycopg.connect(fresh_database_url) as connection:
-        found = connection.execute("select to_regclass('public.good') is null, to_regclass('public.bad') is null")
+        found = connection.execute(
+            "select to_regclass('public.good') is null, to_regclass('public.bad') is null"
+        )
         assert found.fetchone() == (False, True)
 
 

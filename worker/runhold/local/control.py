@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runhold.local.child import set_aside
 from runhold.local.errors import StackAlreadyRunning, StackError, StackNotRunning
-from runhold.local.lock import RunningStack, find_running, is_held
+from runhold.local.lock import RunningStack, describe, find_running, is_held
 from runhold.local.stack import StackOptions, environment_of
 from runhold.local.state import load_state, make_private_folder
 from runhold.local.supervise import FAILED, READY
@@ -46,9 +46,7 @@ async def start_background(options: StackOptions | None = None) -> RunningStack:
     make_private_folder(folder)
     running = find_running(folder)
     if running is not None:
-        raise StackAlreadyRunning(
-            f"The stack of {folder} is already running at {running.url or running.database_url} (process {running.pid})."
-        )
+        raise StackAlreadyRunning(describe(folder, running))
     logs = folder / "logs"
     logs.mkdir(mode=0o700, exist_ok=True)
     log = logs / "supervisor.log"
@@ -63,7 +61,8 @@ async def start_background(options: StackOptions | None = None) -> RunningStack:
         "durable": options.durable,
         "postgres_settings": dict(options.postgres_settings),
     }
-    with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as errors:
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
         # The shell ends at once and leaves the supervisor to init, so that it is nobody's zombie when it ends.
         process = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", '"$@" &', "sh"),
@@ -73,8 +72,12 @@ async def start_background(options: StackOptions | None = None) -> RunningStack:
             stderr=errors,
             start_new_session=True,  # it survives the terminal
         )
+    finally:
+        os.close(errors)
     assert process.stdout is not None
-    said = (await process.stdout.read()).decode().strip()  # all of it: the supervisor closes it after one line
+    said = (
+        (await process.stdout.read()).decode().strip()
+    )  # all of it: the supervisor closes it after one line
     await process.wait()
     if said.startswith(FAILED):
         raise StackError(json.loads(said.removeprefix(FAILED)))
@@ -86,16 +89,17 @@ async def start_background(options: StackOptions | None = None) -> RunningStack:
 
 async def stop_background(folder: Path) -> None:
     """Stop the folder's stack, however it was started, and wait until it has ended. Raises StackNotRunning."""
-    folder = folder.absolute()
     running = find_running(folder)
     if running is None:
-        raise StackNotRunning(f"No stack is running for {folder}.")
+        raise StackNotRunning(f"No stack is running for {folder.absolute()}.")  # noqa: ASYNC240 (asks no disk)
     with contextlib.suppress(ProcessLookupError):
         os.kill(running.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_WITHIN_S
     while is_held(folder):
         if time.monotonic() > deadline:
-            raise StackError(f"The stack of {folder} (process {running.pid}) did not stop within {STOP_WITHIN_S:g} s.")
+            raise StackError(
+                f"The stack of {folder} (process {running.pid}) did not stop within {STOP_WITHIN_S:g} s."
+            )
         await asyncio.sleep(LOOK_EVERY_S)
 
 

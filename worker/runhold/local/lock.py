@@ -56,7 +56,7 @@ class FolderLock:
                 except BlockingIOError:
                     running = find_running(folder)
                     if running is not None or attempt >= TRIES:
-                        raise StackAlreadyRunning(_describe(folder, running)) from None
+                        raise StackAlreadyRunning(describe(folder, running)) from None
                 await asyncio.sleep(RETRY_S)
         except BaseException:
             os.close(handle)
@@ -113,8 +113,11 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _describe(folder: Path, running: RunningStack | None) -> str:
+def describe(folder: Path, running: RunningStack | None) -> str:
+    """One sentence about who holds a folder."""
     if running is None:
-        return f"Another process is starting or stopping the stack of {folder} right now: try again in a moment."
+        return (
+            f"Another process is starting or stopping the stack of {folder} right now: try again in a moment."
+        )
     at = running.url or running.database_url.rpartition("@")[2]
     return f"The stack of {folder} is already running at {at} (process {running.pid})."

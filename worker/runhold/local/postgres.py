@@ -86,7 +86,9 @@ async def create_database_files(placement: Placement, data: Path, password: str,
             env=environment(),
             cwd=making,
             start_new_session=True,
-            **_as_user(placement),
+            user=placement.uid,
+            group=placement.group,
+            extra_groups=None if placement.user is None else [],
         )
         output, _ = await process.communicate()
     finally:
@@ -95,7 +97,9 @@ async def create_database_files(placement: Placement, data: Path, password: str,
         shutil.rmtree(making, ignore_errors=True)
         lines = output.decode(errors="replace").strip().splitlines()
         # The first complaint is the cause; the last one may only be about tidying up.
-        cause = next((line for line in lines if COMPLAINT.search(line)), lines[-1] if lines else "it said nothing")
+        cause = next(
+            (line for line in lines if COMPLAINT.search(line)), lines[-1] if lines else "it said nothing"
+        )
         raise StackError(f"initdb could not create the database: {cause}")
     making.rename(data)
 
@@ -147,10 +151,3 @@ def environment() -> dict[str, str]:
     """A small environment: the caller's PG* and locale variables would change what the server does."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZ") if name in os.environ}
     return {**kept, "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _as_user(placement: Placement) -> dict[str, object]:
-    if placement.user is None:
-        return {}
-    return {"user": placement.user[0], "group": placement.user[1], "extra_groups": []}
-

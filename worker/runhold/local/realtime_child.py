@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 from runhold.local.child import Child, ChildSpec
+from runhold.local.ports import LOOPBACK
 from runhold.local.state import StackState
 
 READY = "realtime ready on "
 
 
-async def start_realtime(*, log: Path, superuser_url: str, state: StackState) -> tuple[Child, str]:
-    """Start it on a free loopback port; answers its origin too. Raises ChildEnded."""
+async def start_realtime(*, port: int, log: Path, superuser_url: str, state: StackState) -> Child:
+    """Start it on a loopback port. Raises ChildEnded."""
     spec = ChildSpec(
         name="Realtime",
-        program=[sys.executable, "-m", "runhold.local.realtime", "--host", "127.0.0.1", "--port", "0"],
+        program=[sys.executable, "-m", "runhold.local.realtime", "--host", LOOPBACK, "--port", str(port)],
         log=log,
         ready=READY,
         ready_within_s=60.0,
@@ -30,5 +31,5 @@ async def start_realtime(*, log: Path, superuser_url: str, state: StackState) ->
         },
         folder=Path.cwd(),
     )
-    child, line = await Child.start(spec)
-    return child, line.partition(READY)[2].strip()
+    child, _ = await Child.start(spec)
+    return child

@@ -111,7 +111,9 @@ async def run_file(connection: psycopg.AsyncConnection, path: Path, text: str) -
             await connection.execute(statement.text.encode())
         except psycopg.OperationalError as error:
             if error.diag.sqlstate is None:
-                raise MigrationFailed(f"{path.name}: the connection to PostgreSQL was lost ({error}).") from error
+                raise MigrationFailed(
+                    f"{path.name}: the connection to PostgreSQL was lost ({error})."
+                ) from error
             raise refused(path, statement, error) from error
         except psycopg.Error as error:
             raise refused(path, statement, error) from error
@@ -131,4 +133,6 @@ def refused(path: Path, statement: Statement, error: psycopg.Error) -> Migration
     parts += [text for text in (diagnosis.message_detail, diagnosis.message_hint) if text]
     if diagnosis.context and diagnosis.statement_position is None:
         parts.append(diagnosis.context.splitlines()[0])
-    return MigrationFailed(". ".join(part.rstrip(".") for part in parts) + f". Nothing of {path.name} was applied.")
+    return MigrationFailed(
+        ". ".join(part.rstrip(".") for part in parts) + f". Nothing of {path.name} was applied."
+    )

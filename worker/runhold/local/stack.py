@@ -19,7 +19,7 @@ from runhold.local.errors import StackError
 from runhold.local.lock import FolderLock, RunningStack
 from runhold.local.migrations import apply_project
 from runhold.local.placement import Placement, check_data_folder, choose_data_folder, place
-from runhold.local.ports import require_free
+from runhold.local.ports import LOOPBACK, free_port, require_free
 from runhold.local.postgres import SUPERUSER, PostgresServer, create_database_files, start_postgres
 from runhold.local.project import Migration, find_project
 from runhold.local.realtime_child import start_realtime
@@ -43,9 +43,10 @@ class StackOptions:
     """What to start.
 
     `folder`: keys, logs and database files; created if absent. `project`: the folder whose `supabase/` is applied.
-    `port`: of the API on loopback, 0 for any free one. `api`, `realtime`: whether these parts run; clients reach Realtime
-    through the API. `seed`: whether a new database gets the seed. `durable`: False makes PostgreSQL skip fsync: faster,
-    and a crash of the machine loses the database; for tests. `postgres_settings` are added to the server's command line.
+    `port`: of the API on loopback, 0 for any free one. `api`, `realtime`: whether these parts run; clients reach
+    Realtime through the API. `seed`: whether a new database gets the seed. `durable`: False makes PostgreSQL skip
+    fsync: faster, and a crash of the machine loses the database; for tests. `postgres_settings` are added to the
+    server's command line.
     """
 
     folder: Path = Path(".runhold")
@@ -114,13 +115,30 @@ class LocalStack:
         await bootstrap(self.superuser_url, state.database_password)
         project = find_project(self.options.project)
         self.applied = await apply_project(self.database_url, project, seed=self.options.seed)
-        realtime_url = None
-        if self.options.realtime:
-            child, realtime_url = await start_realtime(
-                log=logs / "realtime.log", superuser_url=self.superuser_url, state=state
+        await self._start_servers(postgres, state, logs)
+        self._lock.announce(
+            RunningStack(
+                pid=os.getpid(),
+                url=self._url,
+                database_url=self.database_url,
+                superuser_url=self.superuser_url,
             )
-            self._children.append(child)
-        if self.options.api:
+        )
+
+    async def _start_servers(self, postgres: PostgresServer, state: StackState, logs: Path) -> None:
+        """Start Realtime and the API at the same time, since each takes a while to load."""
+        realtime_port = free_port() if self.options.realtime else None
+
+        async def realtime() -> Child | None:
+            if realtime_port is None:
+                return None
+            return await start_realtime(
+                port=realtime_port, log=logs / "realtime.log", superuser_url=self.superuser_url, state=state
+            )
+
+        async def api() -> Child | None:
+            if not self.options.api:
+                return None
             child, self._url = await start_api(
                 log=logs / "api.log",
                 port=self.options.port,
@@ -129,15 +147,21 @@ class LocalStack:
                     auth_url=postgres.url(AUTH_ROLE),
                     catalog_url=self.database_url,
                 ),
-                realtime_url=realtime_url,
+                realtime_url=None if realtime_port is None else f"http://{LOOPBACK}:{realtime_port}",
                 state=state,
             )
-            self._children.append(child)
-        self._lock.announce(
-            RunningStack(
-                pid=os.getpid(), url=self._url, database_url=self.database_url, superuser_url=self.superuser_url
-            )
-        )
+            return child
+
+        # In the order in which they are to be stopped from the end; one that failed has nothing to stop.
+        starting = [asyncio.create_task(realtime(), name="realtime"), asyncio.create_task(api(), name="api")]
+        try:
+            await asyncio.gather(*starting)
+        finally:
+            for task in starting:
+                task.cancel()
+            for outcome in await asyncio.gather(*starting, return_exceptions=True):
+                if isinstance(outcome, Child):
+                    self._children.append(outcome)
 
     async def _prepare(self, placement: Placement) -> StackState:
         """The folder's state and its database files, both made now if they are not there."""

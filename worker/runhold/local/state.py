@@ -32,8 +32,8 @@ def _secret(prefix: str = "", characters: int = 43) -> str:
 class StackState:
     """Generated once per folder; every restart uses the same.
 
-    `data`: the folder of the database files. `database_port`: the last port that PostgreSQL listened on, tried first the
-    next time, so that a noted `DATABASE_URL` stays good; 0 before the first start.
+    `data`: the folder of the database files. `database_port`: the last port that PostgreSQL listened on, tried first
+    the next time, so that a noted `DATABASE_URL` stays good; 0 before the first start.
     """
 
     data: str

@@ -1,7 +1,7 @@
 """The process that holds a stack in the background: `python -m runhold.local.supervise OPTIONS`, OPTIONS being JSON.
 
-Says `ready` on its standard output when everything runs, or `failed` and one sentence. Then it stays until it is told to
-stop (SIGTERM, SIGINT) or a part of the stack ends.
+Says `ready` on its standard output when everything runs, or `failed` and one sentence. Then it stays until it is told
+to stop (SIGTERM, SIGINT) or a part of the stack ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from runhold.local.errors import StackError
 from runhold.local.stack import LocalStack, StackOptions, run_until_stopped
@@ -26,8 +27,9 @@ log = logging.getLogger("runhold.local")
 def main() -> int:
     """Hold the stack until the end; answers the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    values = json.loads(sys.argv[1])
-    options = StackOptions(**{**values, "folder": Path(values["folder"]), "project": Path(values["project"])})
+    values: dict[str, Any] = json.loads(sys.argv[1])
+    values.update(folder=Path(values["folder"]), project=Path(values["project"]))
+    options = StackOptions(**values)
     try:
         asyncio.run(run_until_stopped(options, _announce))
     except StackError as error:

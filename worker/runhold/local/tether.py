@@ -4,12 +4,14 @@ Run as a script, apart from the package, with the standard library only, so that
 
     tether.py --log FILE --ready REGEX [--user UID:GID] [--stop SIGNAL:SECONDS …] -- PROGRAM ARGUMENT …
 
-The starter holds the other end of the tether's standard input. When that ends (the starter closed it, exited, crashed
-or was killed with SIGKILL), the program gets each `--stop` signal in turn, with that many seconds to obey, then SIGKILL
-for its whole process group. Should the tether itself be killed, Linux delivers the first stop signal (`PR_SET_PDEATHSIG`).
+The starter holds the other end of the tether's standard input. When that ends (the starter closed it, exited,
+crashed or was killed with SIGKILL), the program gets each `--stop` signal in turn, with that many seconds to obey, then
+SIGKILL for its whole process group. Should the tether itself be killed, Linux delivers the first stop signal
+(`PR_SET_PDEATHSIG`).
 
-The program's output goes to the log file, written here and not by the starter, so that a starter that is busy or stopped
-never blocks the program on a full pipe. The first line of output that matches `--ready` is passed on to standard output.
+The program's output goes to the log file, written here and not by the starter, so that a starter that is busy or
+stopped never blocks the program on a full pipe. The first line of output that matches `--ready` is passed on to
+standard output.
 
 The exit status is the program's own; 128 + N if signal N ended it.
 """
@@ -26,7 +28,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import BinaryIO, NoReturn
+from typing import IO, BinaryIO, NoReturn
 
 PR_SET_PDEATHSIG = 1
 READ_BYTES = 65536
@@ -57,7 +59,7 @@ class Tethered:
             extra_groups=None if user is None else [],
             umask=0o077,
             # This process has one thread, so running Python between fork and exec is safe here.
-            preexec_fn=lambda: die_with_parent(first_stop),  # noqa: PLW1509
+            preexec_fn=lambda: die_with_parent(first_stop),
         )
 
     def take_output(self, data: bytes) -> None:
@@ -131,7 +133,7 @@ class Tethered:
         code = self.program.returncode
         return code if code >= 0 else 128 - code
 
-    def drain(self, output: BinaryIO) -> None:
+    def drain(self, output: IO[bytes]) -> None:
         """Log the last words. Not until end of file: a grandchild may still hold the pipe."""
         os.set_blocking(output.fileno(), False)
         with contextlib.suppress(BlockingIOError):
