@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any, Final
 
 from runhold.agents import Limits
@@ -15,7 +14,7 @@ from runhold.loop.execute import Work, abandoned, execute, not_run
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import ContextFactory
-from runhold.loop.ports import Entry, ProgressSink, Result, RunSignals, ToolCall
+from runhold.loop.ports import CallStatus, Entry, ProgressSink, Result, RunSignals, ToolCall
 from runhold.loop.state import RunState
 
 CANCEL_GRACE_S: Final = 5.0
@@ -106,7 +105,7 @@ class CallRunner:
                 executor=self._executor,
             )
             running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = work
-            self.tell(replace(work.call, status="running"))
+            self.tell(work.call, "running")
 
     async def _collect(self, running: Running) -> None:
         """Write results as they come in, until nothing runs any more."""
@@ -160,13 +159,13 @@ class CallRunner:
         results = [result for _, result in ended]
         self._journal.append(Entry(results=results, state=self._state.take_changed()))
         for work, result in ended:
-            self.tell(replace(work.call, status=result.status))
+            self.tell(work.call, result.status)
 
-    def tell(self, call: ToolCall) -> None:
+    def tell(self, call: ToolCall, status: CallStatus) -> None:
         """Tell whoever watches how a call stands."""
         if self._progress is not None:
             where = {"step": call.step_number, "position": call.position}
-            self._progress("tool", {**where, "name": call.tool_name, "status": call.status})
+            self._progress("tool", {**where, "name": call.tool_name, "status": status})
 
 
 def _take(running: Running, done: Iterable[asyncio.Future[Any]]) -> list[tuple[Work, Result]]:

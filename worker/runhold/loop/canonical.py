@@ -7,6 +7,7 @@ sent.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
@@ -15,15 +16,22 @@ from typing import Any, Final, cast
 
 from runhold.loop.ports import Json, JsonObject
 
-_quote = encode_basestring
-
 MAX_DEPTH: Final = 64
-"""Levels of nesting that are kept. Nothing that people write is deeper; parsers everywhere have their
-limits."""
+"""Levels of nesting that are kept. Nothing that people write is deeper; parsers everywhere have their limits."""
+
+MAX_INT_BITS: Final = 4096
+"""Larger integers become hexadecimal text: many a parser takes too long over them, or gives up."""
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # NUL, lone surrogates: no text for Postgres
 _REPLACEMENT: Final = "\ufffd"
-_MAX_INT_BITS: Final = 4096  # beyond this, reading a number back takes other parsers too long or fails
+
+_to_ascii: Final = json.JSONEncoder(allow_nan=False).encode
+_to_sorted: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+
+# The two patterns decide between C and Python. They look at JSON text without reading it: a match inside a string
+# costs time, not correctness.
+_MAYBE_UNCLEAN: Final = re.compile(r"\\u0000|\\ud[89a-f]|[0-9]{1000}")
+_MAYBE_FLOAT: Final = re.compile(r"(?:^|[\[:,])-?[0-9]+[.eE]")
 
 
 def clean_text(text: str) -> str:
@@ -31,45 +39,41 @@ def clean_text(text: str) -> str:
     return _UNSTORABLE.sub(_REPLACEMENT, text)
 
 
-def clean(value: Json, *, depth: int = 0) -> Json:
+def clean(value: Json) -> Json:
     """``value`` as it can be stored and read back unchanged: no NUL, lone surrogate, NaN, bottomless nesting.
 
-    Applied where values enter the loop (answers of models, output of tools), so that what the loop goes on
-    with is what the log will hold.
+    Applied where values enter the loop (answers of models, output of tools), so that what the loop goes on with is
+    what the log will hold.
     """
-    if isinstance(value, str):
-        return clean_text(value)
-    if isinstance(value, float):
-        return value if value - value == 0 else None  # NaN and the infinities have no JSON
-    if isinstance(value, int):
-        return value if isinstance(value, bool) or value.bit_length() <= _MAX_INT_BITS else hex(value)
-    if value is None:
-        return None
-    if depth >= MAX_DEPTH:
-        return "(nested too deep to be kept)"
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Json]", value).items()
-        return {clean_text(str(key)): clean(item, depth=depth + 1) for key, item in items}
-    return [clean(item, depth=depth + 1) for item in cast("Sequence[Json]", value)]
+    try:
+        text = _to_ascii(value)
+    except (ValueError, TypeError, RecursionError):
+        return _cleaned(value, 0)
+    if text.count("[") + text.count("{") > MAX_DEPTH or _MAYBE_UNCLEAN.search(text):
+        return _cleaned(value, 0)
+    return value
 
 
 def canonical(value: Json) -> Json:
     """``value`` with the keys of all its objects sorted and whole numbers as integers."""
-    if isinstance(value, float):
-        return _whole(value)
-    if isinstance(value, Mapping):
-        mapping = cast("Mapping[str, Json]", value)
-        return {key: canonical(mapping[key]) for key in sorted(mapping)}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [canonical(item) for item in cast("Sequence[Json]", value)]
-    return value
+    return json.loads(canonical_json(value))
+
+
+def canonical_json(value: Json) -> str:
+    """``value`` as text: sorted keys, no spaces, numbers in plain decimal notation as Postgres prints them."""
+    text = _to_sorted(value)
+    if not _MAYBE_FLOAT.search(text):
+        return text
+    pieces: list[str] = []
+    _write(value, pieces.append)
+    return "".join(pieces)
 
 
 def canonical_schema(schema: Json) -> Json:
     """A JSON schema in canonical form, its properties in the order of ``required``.
 
-    Models fill structured output in the order of the schema's properties, so that order is part of a prompt.
-    An object in ``jsonb`` forgets it; the array ``required`` keeps it.
+    Models fill structured output in the order of the schema's properties, so that order is part of a prompt. An
+    object in ``jsonb`` forgets it; the array ``required`` keeps it.
     """
     if isinstance(schema, Mapping):
         mapping = cast("Mapping[str, Json]", schema)
@@ -85,17 +89,29 @@ def canonical_schema(schema: Json) -> Json:
     return canonical(schema)
 
 
-def canonical_json(value: Json) -> str:
-    """``value`` as text: sorted keys, no spaces, numbers in plain decimal notation as Postgres prints
-    them."""
-    pieces: list[str] = []
-    _write(value, pieces.append)
-    return "".join(pieces)
+# ------------------------------------------------------------------------------------------------ details
+
+
+def _cleaned(value: Json, depth: int) -> Json:
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, float):
+        return value if value - value == 0 else None  # NaN and the infinities have no JSON
+    if isinstance(value, int):
+        return value if isinstance(value, bool) or value.bit_length() <= MAX_INT_BITS else hex(value)
+    if value is None:
+        return None
+    if depth >= MAX_DEPTH:
+        return "(nested too deep to be kept)"
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Json]", value).items()
+        return {clean_text(str(key)): _cleaned(item, depth + 1) for key, item in items}
+    return [_cleaned(item, depth + 1) for item in cast("Sequence[Json]", value)]
 
 
 def _write(value: Json, put: Callable[[str], None]) -> None:
     if isinstance(value, str):
-        put(_quote(value))
+        put(encode_basestring(value))
     elif value is None:
         put("null")
     elif isinstance(value, bool):
@@ -108,7 +124,7 @@ def _write(value: Json, put: Callable[[str], None]) -> None:
         mapping = cast("Mapping[str, Json]", value)
         mark = "{"
         for key in sorted(mapping):
-            put(f"{mark}{_quote(key)}:")
+            put(f"{mark}{encode_basestring(key)}:")
             _write(mapping[key], put)
             mark = ","
         put("{}" if mark == "{" else "}")
@@ -122,11 +138,6 @@ def _write(value: Json, put: Callable[[str], None]) -> None:
 
 
 def _plain(number: float) -> str:
-    whole = _whole(number)
-    return str(whole) if isinstance(whole, int) else format(Decimal(repr(number)), "f")
-
-
-def _whole(number: float) -> float | int:
-    """The integer that Postgres prints for a whole float: from its shortest digits, not from its binary
-    value."""
-    return int(Decimal(repr(number))) if number.is_integer() else number
+    """The shortest digits that mean ``number``, which is what Postgres keeps, without an exponent."""
+    digits = Decimal(repr(number))
+    return format(digits.to_integral_value() + 0 if number.is_integer() else digits, "f")

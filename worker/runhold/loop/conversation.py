@@ -13,8 +13,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -71,9 +73,9 @@ class Conversation:
     ) -> None:
         self._definition = definition
         self._older = older or {}
-        self._frame = _frame(definition)
+        self._frame = _frame_of(definition)
         self._messages: list[JsonObject] = []
-        self.size = _frame_size(definition, self._frame)
+        self.size = self._frame.size
         self._size_at_last_step = 0
         self._last_step: Step | None = None
         self._messages.append({"content": definition.instructions, "role": "system"})
@@ -82,7 +84,7 @@ class Conversation:
     def add(self, step: Step, calls: Iterable[ToolCall]) -> None:
         """Append a step that is in the log and will not change any more."""
         for message in step.injected:
-            self._say(canonical(message))
+            self._say(message)
         self._size_at_last_step, self._last_step = self.size, step
         self._say(_assistant_message(step.message))
         for message in _tool_messages(step.message, calls):
@@ -90,7 +92,7 @@ class Conversation:
 
     def request(self, injected: Sequence[JsonObject], request_params: JsonObject) -> JsonObject:
         """The body of the next request. It shares its parts with this conversation: don't change it."""
-        members = {**self._frame, **request_params}
+        members = {**self._frame.members, **request_params}
         if members.pop(LANDING, False):
             for name in (*_TOOL_PARAMS, "response_format"):
                 members.pop(name, None)
@@ -108,12 +110,13 @@ class Conversation:
             older = self._older.get(last.definition_id)
             if older is None:
                 return _tokens(size)
-            size_then += _frame_size(older) - _frame_size(self._definition, self._frame)
+            size_then += _frame_of(older).size - self._frame.size
         return max(1, last.usage.input_tokens + _tokens(size - size_then))
 
     def _say(self, message: JsonObject) -> None:
-        self._messages.append(message)
-        self.size += _size(message)
+        text = canonical_json(message)
+        self._messages.append(json.loads(text))
+        self.size += len(text.encode())
 
 
 def estimate_tokens(value: Json) -> int:
@@ -124,20 +127,35 @@ def estimate_tokens(value: Json) -> int:
 # ------------------------------------------------------------------------------------------------ details
 
 
-def _frame(definition: Definition) -> JsonObject:
-    """The members of the request that are the same at every step of a definition."""
-    frame: JsonObject = {**canonical(definition.params), "model": definition.model}
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """What a definition puts into each request; ``size`` in bytes, the instructions included."""
+
+    members: JsonObject
+    size: int
+
+
+_frames: dict[UUID, tuple[Definition, _Frame]] = {}
+"""Frames of the definitions at hand: a worker runs few of them thousands of times."""
+
+_MAX_FRAMES: Final = 64
+
+
+def _frame_of(definition: Definition) -> _Frame:
+    known = _frames.get(definition.id)
+    if known is not None and known[0] is definition:
+        return known[1]
+    members: JsonObject = {**canonical(definition.params), "model": definition.model}
     response_format: Json = definition.params.get("response_format")
     if response_format is not None:
-        frame["response_format"] = canonical_schema(response_format)
+        members["response_format"] = canonical_schema(response_format)
     if definition.tools:
-        frame["tools"] = [_function(tool) for tool in definition.tools]
+        members["tools"] = [_function(tool) for tool in definition.tools]
+    frame = _Frame(members, _size(members) + _size(definition.instructions))
+    if len(_frames) >= _MAX_FRAMES:
+        _frames.clear()
+    _frames[definition.id] = (definition, frame)
     return frame
-
-
-def _frame_size(definition: Definition, frame: JsonObject | None = None) -> int:
-    """Bytes of what the definition adds to each request."""
-    return _size(frame or _frame(definition)) + _size(definition.instructions)
 
 
 def _function(tool: Mapping[str, Any]) -> JsonObject:
@@ -156,7 +174,7 @@ def _assistant_message(message: JsonObject) -> JsonObject:
     if message.get("tool_calls"):
         kept["tool_calls"] = [_asked(call) for call in message["tool_calls"]]
     kept.setdefault("content", None if "tool_calls" in kept else "")
-    return canonical(kept)
+    return kept
 
 
 def _asked(call: JsonObject) -> JsonObject:

@@ -7,8 +7,8 @@ import contextvars
 import logging
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 SHOWN_MAX_BYTES: Final = 16 * 1024
 """What the model sees of one output. More costs tokens at every later step and rarely helps."""
 
-_ERROR_MAX = 2_000
+_NOTE_BYTES: Final = 100  # room for saying that something was cut
+_ERROR_MAX: Final = 2_000
+"""Characters of an error that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,38 +50,33 @@ async def execute(
     """
     began = time.perf_counter()
     try:
-        value = await (_in_loop if work.tool.is_async else _in_thread)(work, ctx, timeout_s, executor)
+        run = _in_loop if work.tool.is_async else _in_thread
+        value = await run(work, ctx, timeout_s, executor)
     except NotStarted as error:
-        result = _result(work, "failed", error=str(error))
+        end = _failed(str(error))
     except ToolFailed as error:
-        result = _result(work, "failed", error=str(error) or "the tool failed.")
+        end = _failed(str(error) or "the tool failed.")
     except TimeoutError as error:
-        timed_out = f"timed out after {timeout_s:g} s" if not str(error) else f"TimeoutError: {error}"
-        result = _broke_off(work, timed_out)
+        end = _broke_off(work, f"TimeoutError: {error}" if str(error) else f"timed out after {timeout_s:g} s")
     except asyncio.CancelledError:
-        result = _broke_off(work, "it was cancelled")
+        end = _broke_off(work, "it was cancelled")
     except (Exception, SystemExit) as error:
         ctx.logger.warning("tool %s raised %s", work.tool.name, type(error).__name__, exc_info=error)
-        result = _broke_off(work, f"{type(error).__name__}: {error}")
+        end = _broke_off(work, f"{type(error).__name__}: {error}")
     else:
-        result = _returned(work, value, max_output_bytes)
-    return _timed(result, time.perf_counter() - began)
-
-
-def _broke_off(work: Work, what: str) -> Result:
-    """The call ended without saying whether it took effect."""
-    return _result(work, "unknown" if work.tool.effect == "unsafe" else "failed", error=what)
+        end = _returned(work, value, max_output_bytes)
+    return _result(work, end, time.perf_counter() - began)
 
 
 def not_run(work: Work, reason: str) -> Result:
     """The result of a call whose intent was recorded and that was not started after all."""
-    return _result(work, "failed", error=f"this call was not run: {reason}.")
+    return _result(work, _failed(f"this call was not run: {reason}."))
 
 
 def abandoned(work: Work) -> Result:
     """The result of a call that ignores its cancellation and is left to itself."""
     logger.error("tool %s does not end when it is cancelled; it is left running", work.tool.name)
-    return _broke_off(work, "it did not end when it was told to")
+    return _result(work, _broke_off(work, "it did not end when it was told to"))
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -120,9 +117,40 @@ async def _in_thread(work: Work, ctx: RunContext, timeout_s: float, executor: Ex
 # ------------------------------------------------------------------------------------------------ results
 
 
-def _returned(work: Work, value: Any, max_output_bytes: int) -> Result:
-    """The result of a call that returned. Whatever it returned: an effect has happened and must not look
-    failed."""
+class _End(NamedTuple):
+    """How a call ended, as the fields of its result."""
+
+    status: Literal["succeeded", "failed", "unknown"]
+    output: Json = None
+    shown: str | None = None
+    error: str | None = None
+
+
+def _result(work: Work, end: _End, seconds: float = 0) -> Result:
+    return Result(
+        step_number=work.call.step_number,
+        position=work.call.position,
+        status=end.status,
+        output=end.output,
+        shown=end.shown,
+        error=end.error,
+        latency_ms=round(seconds * 1000),
+    )
+
+
+def _failed(error: str) -> _End:
+    return _End("failed", error=clean_text(error)[:_ERROR_MAX])
+
+
+def _broke_off(work: Work, what: str) -> _End:
+    """The call ended without saying whether it took effect."""
+    if work.tool.effect == "unsafe":
+        return _End("unknown", error=clean_text(what)[:_ERROR_MAX])
+    return _failed(what)
+
+
+def _returned(work: Work, value: Any, max_output_bytes: int) -> _End:
+    """The call returned. Whatever it returned: an effect has happened and must not look as if it had failed."""
     try:
         output: Json = clean(to_jsonable_python(value, fallback=lambda item: f"<{type(item).__name__}>"))
         text = output if isinstance(output, str) else canonical_json(output)
@@ -135,34 +163,15 @@ def _returned(work: Work, value: Any, max_output_bytes: int) -> Result:
             f"its output of {size} bytes is over the limit of {max_output_bytes}; "
             "large data belongs into Storage, to be passed on as a path",
         )
-    return _result(
-        work, "succeeded", output=output, shown=_cut(text, size) if size > SHOWN_MAX_BYTES else None
-    )
+    return _End("succeeded", output, _cut(text, size) if size > SHOWN_MAX_BYTES else None)
 
 
-def _unshowable(work: Work, why: str) -> Result:
+def _unshowable(work: Work, why: str) -> _End:
     if work.tool.effect == "read":
-        return _result(work, "failed", error=f"the call gave no usable output: {why}.")
-    return _result(work, "succeeded", shown=clean_text(f"The call took effect, but {why}."))
+        return _failed(f"the call gave no usable output: {why}.")
+    return _End("succeeded", shown=clean_text(f"The call took effect, but {why}."))
 
 
 def _cut(text: str, size: int) -> str:
-    head = text.encode()[: SHOWN_MAX_BYTES - 100].decode("utf-8", "ignore")
+    head = text.encode()[: SHOWN_MAX_BYTES - _NOTE_BYTES].decode("utf-8", "ignore")
     return f"{head}\n[cut here: these are the first {len(head.encode())} of {size} bytes]"
-
-
-def _result(
-    work: Work, status: Any, *, output: Json = None, shown: str | None = None, error: str | None = None
-) -> Result:
-    return Result(
-        step_number=work.call.step_number,
-        position=work.call.position,
-        status=status,
-        output=output,
-        shown=shown,
-        error=None if error is None else clean_text(error)[:_ERROR_MAX],
-    )
-
-
-def _timed(result: Result, seconds: float) -> Result:
-    return replace(result, latency_ms=round(seconds * 1000))

@@ -134,7 +134,7 @@ class Thinker:
         )
         for plan in planned:
             if plan.work is None:
-                self._runner.tell(plan.call)
+                self._runner.tell(plan.call, plan.call.status)
         if entry.reviews and not works:
             raise paused(entry)
         self._journal.append(entry)

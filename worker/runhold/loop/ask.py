@@ -1,0 +1,154 @@
+"""One call of the model, within its time and bounds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from runhold.agents import Limits
+from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
+from runhold.loop.canonical import clean, clean_text
+from runhold.loop.conversation import LANDING, Conversation, estimate_tokens
+from runhold.loop.endings import Ending, failed
+from runhold.loop.guard import Allowance, Guard
+from runhold.loop.journal import Journal
+from runhold.loop.outage import outage_ending
+from runhold.loop.ports import (
+    ChatModel,
+    Clock,
+    Definition,
+    JsonObject,
+    ModelReply,
+    PriceFunction,
+    ProgressSink,
+    Step,
+    Usage,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Injected:
+    """What the loop adds to the conversation before a step; ``delivered`` are the messages of people in it."""
+
+    messages: list[JsonObject]
+    delivered: list[UUID]
+
+
+class Asker:
+    """Asks the model for the next step of a run."""
+
+    def __init__(
+        self,
+        *,
+        definition: Definition,
+        conversation: Conversation,
+        model: ChatModel,
+        journal: Journal,
+        guard: Guard,
+        limits: Limits,
+        clock: Clock,
+        price: PriceFunction,
+        progress: ProgressSink | None,
+    ) -> None:
+        self._definition = definition
+        self._conversation = conversation
+        self._model = model
+        self._journal = journal
+        self._guard = guard
+        self._limits = limits
+        self._clock = clock
+        self._price = price
+        self._progress = progress
+        # servers that only know the older name get the bound under it
+        self._bound = "max_tokens" if "max_tokens" in definition.params else "max_completion_tokens"
+
+    def allowance(self, injected: Injected) -> Allowance:
+        """What the call may use.
+
+        :raises Ending: a limit leaves no room for it.
+        """
+        input_tokens = self._conversation.estimate_input_tokens(injected.messages)
+        return self._guard.allow_model_call(input_tokens, self._definition.params.get(self._bound))
+
+    async def ask(self, injected: Injected, allowance: Allowance) -> Step:
+        """The next step, not yet in the log.
+
+        :raises Ending: the model gives none, or the run must not wait for it any more.
+        """
+        params: JsonObject = {self._bound: allowance.max_output_tokens}
+        if allowance.landing is not None:
+            params[LANDING] = allowance.landing
+        body = self._conversation.request(injected.messages, params)
+        began = self._clock.monotonic()
+        reply = await self._reply(body, allowance)
+        seconds = self._clock.monotonic() - began
+        message = clean(reply.message)
+        usage = reply.usage or Usage(
+            input_tokens=estimate_tokens(body), output_tokens=estimate_tokens(message), estimated=True
+        )
+        return Step(
+            step_number=self._journal.step_number + 1,
+            definition_id=self._definition.id,
+            message=message,
+            injected=injected.messages,
+            request_params=params,
+            finish_reason=reply.finish_reason,
+            usage=usage,
+            cost_usd=float(self._price(self._definition.model, usage)),
+            latency_ms=round(seconds * 1000),
+            delivered=injected.delivered,
+        )
+
+    async def _reply(self, body: JsonObject, allowance: Allowance) -> ModelReply:
+        call = asyncio.ensure_future(
+            self._model.complete(body, timeout_s=allowance.timeout_s, on_text=self._on_text())
+        )
+        try:
+            done, _ = await asyncio.wait(
+                {call, self._journal.interrupted},
+                timeout=allowance.timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if call in done:
+                return call.result()
+            self._journal.checkpoint()
+            raise ModelTimeout("the model did not answer in time")
+        except (ModelTimeout, TimeoutError) as error:
+            raise self._timed_out(allowance) from error
+        except ModelUnavailable as error:
+            since, patience_s = self._journal.run.outage_since, self._limits.model_outage_max_s
+            if self._journal.steps[len(self._journal.run.steps) :]:
+                since = None  # a step since then: this is a new outage
+            raise outage_ending(error, since, self._clock.now(), patience_s) from error
+        except ModelRejected as error:
+            raise failed(
+                "MODEL_ERROR",
+                clean_text(f"The model's API refused the request: {error}"),
+                model=self._definition.model,
+                status=error.status,
+                step=self._journal.step_number + 1,
+            ) from error
+        finally:
+            if not call.done():
+                call.cancel()
+
+    def _timed_out(self, allowance: Allowance) -> Ending:
+        if allowance.timeout_code == "TOTAL_TIMEOUT":
+            return self._guard.exceeded("total_timeout_s")
+        return failed(
+            "STEP_TIMEOUT",
+            f"The model did not answer within {allowance.timeout_s:g} s.",
+            limit="step_timeout_s",
+            allowed=self._limits.step_timeout_s,
+            used=round(allowance.timeout_s, 3),
+            step=self._journal.step_number + 1,
+        )
+
+    def _on_text(self) -> Callable[[str], None] | None:
+        progress = self._progress
+        if progress is None or not progress.wants_text:
+            return None
+        number = self._journal.step_number + 1
+        return lambda text: progress("text", {"step": number, "text": text})
