@@ -69,7 +69,6 @@ class Claimer:
         take: Callable[[Claim], None],
         is_heard: Callable[[], bool],
         on_dead: Callable[[], None],
-        polls_s: tuple[float, float] = (POLL_HEARD_S, POLL_DEAF_S),
     ) -> None:
         self.last_seq = 0
         self.found: Counter[Reason] = Counter()
@@ -81,7 +80,6 @@ class Claimer:
         self._take = take
         self._is_heard = is_heard
         self._on_dead = on_dead
-        self._poll_heard_s, self._poll_deaf_s = polls_s
         self._woken = asyncio.Event()
         self._trailing_at = float("inf")
         self._due: datetime | None = None
@@ -150,7 +148,7 @@ class Claimer:
         while True:
             now = time.monotonic()
             # looked up every time: hearing may stop while we wait
-            poll_at = began + (self._poll_heard_s if self._is_heard() else self._poll_deaf_s) * spread
+            poll_at = began + (POLL_HEARD_S if self._is_heard() else POLL_DEAF_S) * spread
             due_at = began + self._until_due_s()
             moments: list[tuple[float, Reason]] = [
                 (self._trailing_at, "push"), (due_at, "due"), (poll_at, "poll"),
@@ -161,7 +159,7 @@ class Claimer:
                     self._trailing_at = float("inf")
                 return reason
             try:
-                await asyncio.wait_for(self._woken.wait(), min(at - now, self._poll_deaf_s))
+                await asyncio.wait_for(self._woken.wait(), min(at - now, POLL_DEAF_S))
             except TimeoutError:
                 continue
             return "push"

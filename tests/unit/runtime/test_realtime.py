@@ -1,0 +1,150 @@
+"""The adapter over realtime-py, against a small Phoenix server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+
+from runhold.runtime import realtime
+from runhold.runtime.realtime import Connection, NotJoined, connect
+
+KEY = "sb_secret_x"
+
+
+class Phoenix:
+    """Takes joins as it is told to, and sends what it is told to."""
+
+    def __init__(self) -> None:
+        self.sockets: list[ServerConnection] = []
+        self.joins: list[dict[str, Any]] = []
+        self.refuses = ""
+        self.silent = False
+        self.port = 0
+
+    async def serve(self, socket: ServerConnection) -> None:
+        self.sockets.append(socket)
+        async for text in socket:
+            message = json.loads(text)
+            if message["event"] == "phx_join":
+                self.joins.append(message)
+                if self.silent:
+                    continue
+            bad = bool(self.refuses) and self.refuses in message["topic"]
+            answer = (
+                {"status": "error", "response": {"reason": "Unauthorized"}}
+                if bad
+                else {"status": "ok", "response": {}}
+            )
+            await self.send(message["topic"], "phx_reply", answer, message["ref"], socket)
+            if message["event"] == "phx_leave":
+                await self.send(message["topic"], "phx_close", {}, None, socket)
+
+    async def send(
+        self,
+        topic: str,
+        event: str,
+        payload: Any,
+        ref: str | None = None,
+        socket: ServerConnection | None = None,
+    ) -> None:
+        frame = {"topic": topic, "event": event, "payload": payload, "ref": ref}
+        await (socket or self.sockets[-1]).send(json.dumps(frame))
+
+    async def broadcast(self, topic: str, event: str) -> None:
+        await self.send(
+            f"realtime:{topic}", "broadcast", {"type": "broadcast", "event": event, "payload": {}}
+        )
+
+
+@pytest.fixture
+async def phoenix() -> AsyncIterator[Phoenix]:
+    made = Phoenix()
+    server: Server = await serve(made.serve, "127.0.0.1", 0)
+    made.port = next(iter(server.sockets)).getsockname()[1]
+    yield made
+    server.close()
+    await server.wait_closed()
+
+
+class Ear:
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    @property
+    def topics(self) -> dict[str, Any]:
+        return {
+            "runhold:workers": {"wake": lambda: self.heard.append("wake")},
+            "runhold:worker:1": {"probe": lambda: self.heard.append("probe")},
+        }
+
+
+async def _connect(phoenix: Phoenix, ear: Ear) -> Connection:
+    return await connect(f"http://127.0.0.1:{phoenix.port}", KEY, ear.topics)
+
+
+async def until(check: Any) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix) -> None:
+    ear = Ear()
+    connection = await _connect(phoenix, ear)
+    assert [join["topic"] for join in phoenix.joins] == [
+        "realtime:runhold:workers",
+        "realtime:runhold:worker:1",
+    ]
+    assert all(join["payload"]["config"]["private"] for join in phoenix.joins)
+    await phoenix.broadcast("runhold:workers", "wake")
+    await phoenix.broadcast("runhold:worker:1", "probe")
+    await phoenix.broadcast("runhold:workers", "something else")
+    await until(lambda: len(ear.heard) == 2)
+    assert ear.heard == ["wake", "probe"]
+    assert not connection.trouble.is_set()
+    await connection.aclose()
+    await until(lambda: phoenix.sockets[0].state.name == "CLOSED")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1012])
+async def test_a_socket_that_the_server_closes_is_trouble(phoenix: Phoenix, code: int) -> None:
+    connection = await _connect(phoenix, Ear())
+    await phoenix.sockets[0].close(code)
+    await asyncio.wait_for(connection.trouble.wait(), 5)
+    await connection.aclose()
+
+
+async def test_a_channel_that_the_server_closes_is_trouble(phoenix: Phoenix) -> None:
+    connection = await _connect(phoenix, Ear())
+    said = {"status": "error", "message": "Token has expired", "extension": "system", "channel": "x"}
+    await phoenix.send("realtime:runhold:workers", "system", said)
+    await phoenix.send("realtime:runhold:workers", "phx_close", {})
+    await asyncio.wait_for(connection.trouble.wait(), 5)
+    await connection.aclose()
+
+
+async def test_a_refused_join_is_an_error_and_the_socket_is_closed(phoenix: Phoenix) -> None:
+    phoenix.refuses = "runhold:worker:1"
+    with pytest.raises(NotJoined, match="Unauthorized"):
+        await _connect(phoenix, Ear())
+    await until(lambda: phoenix.sockets[0].state.name == "CLOSED")
+
+
+async def test_a_server_that_never_answers_is_an_error(
+    phoenix: Phoenix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(realtime, "JOIN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(realtime, "CLOSE_TIMEOUT_S", 0.1)
+    phoenix.silent = True
+    with pytest.raises(TimeoutError):
+        await _connect(phoenix, Ear())
+
+
+async def test_no_server_is_an_error_at_once() -> None:
+    with pytest.raises(Exception, match=r"[Cc]onnect"):
+        await connect("http://127.0.0.1:9", KEY, Ear().topics)

@@ -1,0 +1,105 @@
+"""The process around the sessions: it starts, it is told to stop, it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import pytest
+from fake_port import FakePort
+
+from runhold import Agent
+from runhold.errors import ConfigError, StoreUnavailable
+from runhold.models.inprocess import FunctionModel
+from runhold.runtime import claims, run_worker, worker
+from runhold.runtime.config import WorkerConfig
+from runhold.store.gateway import Gateway
+from runhold.testing import say
+
+AGENT = Agent(type="t", model="m", instructions="x")
+CONFIG = WorkerConfig(url="http://x.test", secret_key="sb_secret_x", lease_s=1, grace_s=1, realtime=False)
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> FakePort:
+    made = FakePort()
+
+    async def opened(*_: Any, **__: Any) -> FakePort:
+        return made
+
+    monkeypatch.setattr(Gateway, "open", opened)
+    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.02)
+    return made
+
+
+def _model() -> Any:
+    return FunctionModel(lambda messages, tools: say("done"), strict=False)
+
+
+async def until(check: Any) -> None:
+    async with asyncio.timeout(5):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+async def test_it_works_until_the_event_is_set(port: FakePort) -> None:
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model(), stop_event=stop))
+    run_id = port.submit()
+    await until(lambda: port.run(run_id).status == "completed")
+    stop.set()
+    assert await asyncio.wait_for(task, 5) == 0
+    assert port.calls_of("aclose")
+
+
+async def test_after_a_lost_lease_it_registers_anew_and_goes_on(port: FakePort) -> None:
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model(), stop_event=stop))
+    await until(lambda: port.calls_of("heartbeat"))
+    port.workers[port.calls_of("register")[0].id] = "dead"
+    await until(lambda: len(port.calls_of("register")) == 2)
+    run_id = port.submit()
+    await until(lambda: port.run(run_id).status == "completed")
+    stop.set()
+    assert await asyncio.wait_for(task, 5) == 0
+
+
+async def test_sigterm_stops_it_well(port: FakePort) -> None:
+    task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model()))
+    await until(lambda: port.calls_of("claim"))
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await asyncio.wait_for(task, 5) == 0
+    assert port.calls_of("stop") == [True, False]
+
+
+async def test_a_second_signal_ends_the_process_at_once(
+    port: FakePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(worker.os, "_exit", ended.append)  # pyright: ignore[reportPrivateImportUsage]
+    with worker._stopping_on_signals(asyncio.Event()):  # pyright: ignore[reportPrivateUsage]
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(0.01)
+        assert not ended
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.01)
+    assert ended == [128 + signal.SIGTERM]
+
+
+async def test_it_does_not_start_without_a_database(port: FakePort) -> None:
+    port.always_failing["register"] = StoreUnavailable("refused")
+    with pytest.raises(ConfigError, match=r"http://x\.test"):
+        await run_worker(CONFIG, [AGENT], model=_model(), stop_event=asyncio.Event())
+
+
+async def test_it_does_not_start_without_agents_or_a_model(
+    port: FakePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no agents"):
+        await run_worker(CONFIG, [], model=_model())
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ConfigError, match="OPENAI_API_KEY"):
+        await run_worker(CONFIG, [AGENT])
+    assert not port.calls_of("register")

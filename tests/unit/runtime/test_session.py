@@ -1,0 +1,424 @@
+"""A registered worker at work, against a database in memory that follows the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from fake_port import FakePort
+
+from runhold import Agent, Limits, RunContext, tool
+from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
+from runhold.loop.ports import Definition, Step, Usage
+from runhold.models.inprocess import FunctionModel
+from runhold.runtime import claims, runs, session, watchdog
+from runhold.runtime.config import WorkerConfig
+from runhold.runtime.runs import Equipment
+from runhold.runtime.session import Session, register
+from runhold.runtime.side_tasks import SideTaskDied
+from runhold.store import client
+from runhold.store.records import TypeSettings
+from runhold.testing import call, say
+
+LEASE_S = 1.0
+
+
+class Bench:
+    """One worker in this process, and what its tools do."""
+
+    def __init__(self) -> None:
+        self.port = FakePort(lease_ms=round(LEASE_S * 1000))
+        self.stop = asyncio.Event()
+        self.holding = asyncio.Event()
+        self.go = asyncio.Event()
+        self.script: Callable[..., Any] = lambda messages, tools: say("done")
+
+        @tool(effect="read", timeout=30)
+        async def hold(ctx: RunContext) -> str:
+            """Wait until told to go on."""
+            self.holding.set()
+            await self.go.wait()
+            return "held"
+
+        self.agent = Agent(type="t", model="m", instructions="x", tools=[hold], limits=Limits(max_steps=9))
+
+    def holds(self) -> None:
+        """Let the model call the tool that holds, then answer."""
+        self.script = lambda messages, tools: (
+            say("done") if messages[-1]["role"] == "tool" else call("hold", {})
+        )
+
+    def config(self, **options: Any) -> WorkerConfig:
+        given: dict[str, Any] = {"capacity": 4, "lease_s": LEASE_S, "grace_s": 5, "realtime": False}
+        return WorkerConfig(url="http://x.test", secret_key="sb_secret_x", **{**given, **options})
+
+    async def register(self, *, first: bool = True, **options: Any) -> Session | None:
+        return await register(
+            self.config(**options),
+            Equipment(
+                agents={"t": self.agent},
+                model=FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False),
+                executor=None,  # type: ignore[arg-type]
+                price=lambda model, usage: 0,
+                user_client=None,  # type: ignore[arg-type]
+                progress=lambda _: None,
+            ),
+            self.port,  # pyright: ignore[reportArgumentType]
+            self._open,
+            version="0",
+            stop=self.stop,
+            for_the_first_time=first,
+        )
+
+    async def start(self, **options: Any) -> tuple[Session, asyncio.Task[str]]:
+        made = await self.register(**options)
+        assert made is not None
+        task: asyncio.Task[str] = asyncio.create_task(made.run(self.stop))
+        return made, task
+
+    async def _open(self) -> FakePort:
+        return self.port
+
+
+@pytest.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.001)
+    monkeypatch.setattr(claims, "RETRY_S", 0.01)
+    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.05)
+    return Bench()
+
+
+async def until(check: Callable[[], Any], what: str = "it") -> Any:
+    async with asyncio.timeout(10):
+        while not (value := check()):
+            await asyncio.sleep(0.005)
+    return value
+
+
+async def wound_up(bench: Bench, task: asyncio.Task[str]) -> str:
+    bench.stop.set()
+    return await asyncio.wait_for(task, 15)
+
+
+async def test_runs_are_claimed_run_recorded_and_the_worker_says_goodbye(bench: Bench) -> None:
+    ids = [bench.port.submit() for _ in range(10)]  # more than there are slots
+    _, task = await bench.start()
+    await until(lambda: all(bench.port.run(each).status == "completed" for each in ids))
+    late = bench.port.submit()  # found by polling
+    await until(lambda: bench.port.run(late).status == "completed")
+    assert await wound_up(bench, task) == "stopped"
+    assert bench.port.calls_of("stop") == [True, False]
+    assert all(n <= 4 for _, n in bench.port.calls_of("claim"))
+    assert [seq for seq, _ in bench.port.calls_of("claim")] == sorted(
+        {seq for seq, _ in bench.port.calls_of("claim")}
+    )
+
+
+async def test_a_claim_whose_answer_was_lost_is_repeated_under_its_number(bench: Bench) -> None:
+    bench.port.failing["claim"].extend(["lost", StoreUnavailable("down"), "lost"])
+    run_id = bench.port.submit()
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(run_id).status == "completed")
+    assert [seq for seq, _ in bench.port.calls_of("claim")][:4] == [1, 1, 1, 1]
+    assert bench.port.run(run_id).fence == 1
+    await wound_up(bench, task)
+
+
+async def test_the_heartbeat_never_names_a_claim_whose_runs_are_not_held(bench: Bench) -> None:
+    bench.holds()
+    ids = {bench.port.submit() for _ in range(4)}
+    _, task = await bench.start()
+    await until(lambda: len(bench.port.calls_of("heartbeat")) >= 4)
+    for held, last_seq in bench.port.calls_of("heartbeat"):
+        claimed = {run for (_, seq), taken in bench.port.claims.items() if seq <= last_seq for run in taken}
+        assert claimed <= set(held)
+    assert set(bench.port.calls_of("heartbeat")[-1][0]) == ids
+    bench.go.set()
+    await wound_up(bench, task)
+
+
+async def test_at_shutdown_runs_reach_the_end_of_a_step_and_go_back(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    _, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.stop.set()
+    await until(lambda: bench.port.calls_of("stop"))
+    bench.port.submit()  # not for us any more
+    bench.go.set()
+    assert await asyncio.wait_for(task, 5) == "stopped"
+    run = bench.port.run(run_id)
+    assert run.status == "pending"
+    assert run.entries[-1]["transition"]["reason"] == "shutdown"
+    assert len(bench.port.pending) == 1
+    assert [each["status"] for each in run.rows("calls") + run.rows("results")][-1] == "succeeded"
+
+
+async def test_what_does_not_end_within_the_grace_is_given_back_as_it_is(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    _, task = await bench.start(grace_s=0.05)
+    await until(bench.holding.is_set)
+    assert await wound_up(bench, task) == "stopped"
+    assert bench.port.run(run_id).status == "pending"
+    assert bench.port.calls_of("stop") == [True, False]
+
+
+async def test_a_goodbye_that_nobody_takes_does_not_keep_the_worker(bench: Bench) -> None:
+    _, task = await bench.start()
+    await until(lambda: bench.port.calls_of("claim"))
+    bench.port.always_failing["stop"] = StoreUnavailable("down")
+    assert await wound_up(bench, task) == "stopped"
+
+
+async def test_a_lost_lease_drops_all_runs(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.port.always_failing["heartbeat"] = StoreUnavailable("down")
+    bench.port.always_failing["record"] = StoreUnavailable("down")
+    assert await asyncio.wait_for(task, 5) == "dead"
+    assert bench.port.run(run_id).status == "running"  # nothing was written
+    assert "lease is lost" in caplog.text
+    bench.port.always_failing.clear()
+    again = await bench.register(first=False)
+    assert again is not None
+    assert again.worker_id != made.worker_id
+
+
+@pytest.mark.parametrize("where", ["heartbeat", "claim", "record"])
+async def test_a_dead_worker_drops_all_runs_wherever_it_learns_it(bench: Bench, where: str) -> None:
+    bench.holds()
+    bench.port.submit()
+    _, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.port.always_failing[where] = WorkerDead("dead", code="RH012")
+    bench.go.set()
+    assert await asyncio.wait_for(task, 5) == "dead"
+
+
+async def test_no_effect_starts_when_the_lease_is_about_to_end(bench: Bench) -> None:
+    made, task = await bench.start()
+    lease = made._lease  # pyright: ignore[reportPrivateUsage]
+    assert lease.may_start_effect()
+    bench.port.always_failing["heartbeat"] = StoreUnavailable("down")
+    await until(lambda: not lease.may_start_effect())
+    assert not lease.is_lost
+    assert await asyncio.wait_for(task, 5) == "dead"
+
+
+async def test_a_cancel_reaches_the_run_through_the_heartbeat(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    _, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.port.cancelled.add(run_id)
+    await until(lambda: bench.port.run(run_id).status == "cancelled")
+    await wound_up(bench, task)
+
+
+async def test_a_run_that_belongs_to_someone_else_is_dropped_at_once(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.port.lost.add(run_id)
+    await until(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
+    assert "transition" not in str(bench.port.run(run_id).entries)
+    await wound_up(bench, task)
+
+
+async def test_a_run_claimed_again_takes_over_its_slot(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    held = made._held  # pyright: ignore[reportPrivateUsage]
+    first = await until(lambda: held.get(run_id))
+    bench.port.pending.append(run_id)  # the sweep gave it back, and we are the first to claim it
+    second = await until(lambda: held.get(run_id) is not first and held.get(run_id))
+    assert second.run.fence == 2
+    await until(first.task.done)
+    assert held.get(run_id) is second
+    bench.go.set()
+    await until(lambda: bench.port.run(run_id).status == "completed")
+    await wound_up(bench, task)
+
+
+async def test_runs_of_a_type_that_was_switched_off_go_back_at_the_end_of_a_step(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    _, task = await bench.start()
+    await until(bench.holding.is_set)
+    bench.port.types["t"] = TypeSettings(enabled=False)
+    beats = len(bench.port.calls_of("heartbeat"))
+    await until(lambda: len(bench.port.calls_of("heartbeat")) > beats + 1)
+    bench.go.set()
+    await until(lambda: bench.port.run(run_id).status == "pending")
+    await wound_up(bench, task)
+
+
+async def test_a_run_whose_task_raises_is_given_back_for_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(runs, "run_agent", broken)
+    run_id = bench.port.submit()
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(run_id).entries)
+    transition = bench.port.run(run_id).entries[-1]["transition"]
+    assert transition["delay_ms"] > 0
+    assert "RuntimeError" in transition["reason"]
+    assert "a bug" in caplog.text  # with its traceback, for whoever runs the worker
+    await wound_up(bench, task)
+
+
+async def test_a_run_that_the_database_can_not_store_fails_by_itself(bench: Bench) -> None:
+    bench.port.poison = lambda entry: "22P05" if "poison" in str(entry) else None
+    bench.script = lambda messages, tools: say("poison" if messages[-1]["content"] != "{}" else "fine")
+    bad = bench.port.submit({"say": "poison"})
+    good = bench.port.submit()
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(good).status == "completed")
+    await until(lambda: bench.port.run(bad).status == "failed")
+    assert bench.port.run(bad).entries[-1]["transition"]["error"] == "INTERNAL_ERROR"
+    await wound_up(bench, task)
+
+
+async def test_a_run_too_large_for_the_claim_is_fetched_while_it_is_held(bench: Bench) -> None:
+    run_id = bench.port.submit()
+    bench.port.truncated.add(run_id)
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(run_id).status == "completed")
+    assert bench.port.calls_of("log") == [(run_id, 1)]
+    await wound_up(bench, task)
+
+
+async def test_a_run_too_large_that_can_not_be_fetched_is_given_back(bench: Bench) -> None:
+    run_id = bench.port.submit()
+    bench.port.truncated.add(run_id)
+    bench.port.always_failing["log"] = StoreError("no")
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(run_id).entries)
+    assert bench.port.run(run_id).status == "pending"
+    await wound_up(bench, task)
+
+
+async def test_a_run_that_makes_no_sense_is_given_back_and_blocks_nobody(bench: Bench) -> None:
+    odd, fine = bench.port.submit(), bench.port.submit()
+    bench.port.unreadable.add(odd)
+    _, task = await bench.start()
+    await until(lambda: bench.port.run(fine).status == "completed")
+    await until(lambda: bench.port.run(odd).entries)
+    assert bench.port.run(odd).status == "pending"
+    assert bench.port.run(odd).entries[-1]["transition"]["delay_ms"] > 0
+    await wound_up(bench, task)
+
+
+async def test_definitions_of_earlier_steps_are_fetched_once(bench: Bench) -> None:
+    older = Definition(
+        id=uuid4(), agent_type="t", version="0", model="m", instructions="", tools=[], params={}, limits={}
+    )
+    bench.port.older[older.id] = older
+    step = Step(
+        step_number=1,
+        definition_id=older.id,
+        message={"role": "assistant", "content": "an answer"},
+        usage=Usage(input_tokens=1, output_tokens=1),
+    )
+    ids = [bench.port.submit(steps=[step]) for _ in range(2)]
+    _, task = await bench.start(capacity=1)
+    await until(lambda: all(bench.port.run(each).status == "completed" for each in ids))
+    assert bench.port.calls_of("definitions") == [[older.id]]
+    await wound_up(bench, task)
+
+
+async def test_a_run_that_does_not_get_on_is_given_to_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(watchdog.Watchdog, "allowed_silence_s", lambda self, held: 0.1)
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await until(lambda: bench.port.calls_of("release"))
+    assert bench.port.calls_of("release")[0] == ([run_id], "no progress")
+    await until(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
+    assert bench.port.run(run_id).rows("steps")  # what it had written is durable
+    await wound_up(bench, task)
+
+
+async def test_the_watchdog_leaves_room_for_a_model_call_and_slow_tools(bench: Bench) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    held: Any = await until(lambda: made._held.get(run_id))  # pyright: ignore[reportPrivateUsage]
+    assert made._watchdog.allowed_silence_s(held) > 30 + 2 * 30  # pyright: ignore[reportPrivateUsage]
+    bench.go.set()
+    await wound_up(bench, task)
+
+
+async def test_a_part_that_dies_stops_the_worker_loudly_and_gives_its_runs_back(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.holds()
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await until(bench.holding.is_set)
+
+    def broken() -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(made._writer, "_take", broken)  # pyright: ignore[reportPrivateUsage]
+    bench.go.set()
+    with pytest.raises(SideTaskDied, match="writer"):
+        await asyncio.wait_for(task, 5)
+    assert bench.port.calls_of("stop") == [False]
+    assert bench.port.run(run_id).status == "pending"
+
+
+async def test_every_worker_sweeps(bench: Bench) -> None:
+    bench.port.failing["sweep"].append(StoreUnavailable("down"))
+    _, task = await bench.start()
+    await until(lambda: len(bench.port.calls_of("sweep")) >= 2)
+    await wound_up(bench, task)
+
+
+# ------------------------------------------------------------------------------------------- registering
+
+
+async def test_an_id_used_up_by_a_lost_answer_is_replaced(bench: Bench) -> None:
+    bench.port.failing["register"].append(WorkerDead("used before", code="RH012"))
+    assert await bench.register() is not None
+    first, second = bench.port.calls_of("register")
+    assert first.id != second.id
+    assert second.lease_ms == 1000
+
+
+async def test_an_unreachable_database_is_a_mistake_at_the_start_only(bench: Bench) -> None:
+    bench.port.failing["register"].append(StoreUnavailable("refused"))
+    with pytest.raises(ConfigError, match="SUPABASE_URL"):
+        await bench.register()
+    session.REGISTER_AGAIN_S, before = 0.01, session.REGISTER_AGAIN_S  # type: ignore[misc]
+    try:
+        bench.port.failing["register"].extend([StoreUnavailable("refused")] * 3)
+        assert await bench.register(first=False) is not None
+        bench.port.always_failing["register"] = StoreUnavailable("refused")
+        waiting = asyncio.create_task(bench.register(first=False))
+        await asyncio.sleep(0.02)
+        bench.stop.set()
+        assert await asyncio.wait_for(waiting, 1) is None
+    finally:
+        session.REGISTER_AGAIN_S = before  # type: ignore[misc]
+
+
+async def test_a_mistake_is_not_repeated(bench: Bench) -> None:
+    bench.port.always_failing["register"] = ConfigError("migrations are missing")
+    with pytest.raises(ConfigError, match="migrations"):
+        await bench.register(first=False)
+    assert len(bench.port.calls_of("register")) == 1

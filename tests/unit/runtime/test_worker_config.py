@@ -1,0 +1,92 @@
+"""What a worker is told, and one sentence per mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runhold.errors import ConfigError
+from runhold.runtime.config import WorkerConfig
+
+ENV = {"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_SECRET_KEY": "sb_secret_x"}
+
+
+def test_the_environment_is_enough() -> None:
+    config = WorkerConfig.from_env(
+        ENV | {"SUPABASE_PUBLISHABLE_KEY": "sb_publishable_x", "SUPABASE_JWT_SECRET": "s"}
+    )
+    assert (config.url, config.secret_key, config.publishable_key, config.jwt_secret) == (
+        "https://x.supabase.co",
+        "sb_secret_x",
+        "sb_publishable_x",
+        "s",
+    )
+    assert (config.capacity, config.lease_s, config.grace_s, config.realtime) == (64, 30, 25, True)
+
+
+def test_legacy_names_are_read_and_options_win() -> None:
+    config = WorkerConfig.from_env(
+        {
+            "SUPABASE_URL": "http://127.0.0.1:54321/",
+            "SUPABASE_SERVICE_ROLE_KEY": " eyJx.y.z ",
+            "SUPABASE_ANON_KEY": "a",
+        },
+        capacity=2,
+        lease_s=5.0,
+        grace_s=None,
+    )
+    assert (config.secret_key, config.publishable_key) == ("eyJx.y.z", "a")
+    assert (config.capacity, config.lease_s, config.grace_s) == (2, 5.0, 25)
+
+
+def test_a_dotenv_file_fills_in_but_the_environment_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("SUPABASE_URL=https://file.test\nSUPABASE_SECRET_KEY=sb_secret_file\n")
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    monkeypatch.setenv("SUPABASE_URL", "https://shell.test")
+    monkeypatch.delenv("SUPABASE_SECRET_KEY", raising=False)
+    config = WorkerConfig.from_env()
+    assert (config.url, config.secret_key) == ("https://shell.test", "sb_secret_file")
+
+
+def test_what_is_missing_is_named_all_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"Set SUPABASE_URL .* Set SUPABASE_SECRET_KEY"):
+        WorkerConfig.from_env({})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"url": "x.supabase.co"}, "SUPABASE_URL"),
+        ({"url": "https://x.supabase.co/rest/v1"}, "without a path"),
+        ({"secret_key": "sb_publishable_x"}, "publishable"),
+        ({"secret_key": "sb_secret x"}, "SUPABASE_SECRET_KEY"),
+        ({"publishable_key": "sb_secret_x"}, "SUPABASE_PUBLISHABLE_KEY"),
+        ({"jwt_signing_key": "eyJ"}, "SUPABASE_JWT_SIGNING_KEY"),
+        ({"jwt_signing_key": '{"kty": "EC", "x": "1"}'}, "SUPABASE_JWT_SIGNING_KEY"),
+        ({"capacity": 0}, "capacity"),
+        ({"capacity": 5000}, "capacity"),
+        ({"lease_s": 0.1}, "lease"),
+        ({"grace_s": -1}, "grace"),
+    ],
+)
+def test_each_mistake_has_its_sentence(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        WorkerConfig(**{"url": ENV["SUPABASE_URL"], "secret_key": "sb_secret_x", **given})
+
+
+def test_keys_are_never_shown() -> None:
+    config = WorkerConfig(
+        url="https://x.supabase.co",
+        secret_key="sb_secret_hidden",
+        jwt_secret="hidden",
+        publishable_key="hidden",
+    )
+    assert "hidden" not in repr(config)
+    with pytest.raises(ConfigError) as caught:
+        WorkerConfig(url="https://x.supabase.co", secret_key="sb_secret hidden")
+    assert "hidden" not in str(caught.value)
