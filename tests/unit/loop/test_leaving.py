@@ -255,3 +255,76 @@ async def test_tools_see_whom_they_work_for() -> None:
     assert ctx.supabase is client
     assert ctx.logger.extra == {"run_id": str(row.id), "step": 1}
     assert ("custom", {"step": 1, "event": "looked", "payload": {"at": "it"}}) in progress.events
+
+
+async def test_a_log_that_refused_an_entry_still_takes_the_end() -> None:
+    """As the store does: after one refusal everything is refused but an ending without anything else."""
+    row = Row()
+    worker = Worker(row, TROUBLE, ScriptedModel(asks(FIND, ("hang", {})), says("Done.")))
+    append, broken = worker.log.append, False
+
+    def refuse(entry: Entry) -> Any:
+        nonlocal broken
+        broken = broken or bool(entry.results)
+        only_ends = not (entry.step or entry.calls or entry.results or entry.reviews or entry.starts)
+        if not broken or (entry.transition is not None and only_ends):
+            return append(entry)
+        future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        future.set_exception(StoreError("too odd to store"))
+        return future
+
+    worker.log.append = refuse  # pyright: ignore
+    assert (await worker.go()).code == row.error == "INTERNAL_ERROR"
+
+
+@tool(effect="unsafe")
+async def hang() -> None:
+    await asyncio.sleep(0.05)
+
+
+TROUBLE = Agent(type="helper", model="m", instructions="i", tools=[find, hang])
+
+
+async def test_blocking_tools_tell_from_their_thread_in_the_loop() -> None:
+    import threading
+
+    told: list[Any] = []
+
+    class Sink:
+        wants_text = False
+
+        def __call__(self, event: str, payload: Any) -> None:
+            if event == "custom":
+                told.append((threading.current_thread() is threading.main_thread(), payload["payload"]))
+
+    @tool(effect="read")
+    def look(ctx: RunContext) -> None:
+        ctx.emit("looked", {"at": object()})
+
+    agent = Agent(type="helper", model="m", instructions="i", tools=[look])
+    await work(Row(), agent, ScriptedModel(asks(("look", {})), says("Done.")), progress=Sink())
+    assert told[0][0] is True
+    assert "object" in told[0][1]["at"]
+
+
+async def test_whoever_watches_hears_of_calls_that_wait_or_fail() -> None:
+    from loop_support import Progress
+
+    @tool(approval=True)
+    async def act() -> None: ...
+
+    agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+    progress = Progress()
+    await work(Row(), agent, ScriptedModel(asks(("act", {}), ("nothing", {}))), progress=progress)
+    told = [(p["name"], p["status"]) for e, p in progress.events if e == "tool"]
+    assert told == [("act", "awaiting_review"), ("nothing", "failed")]
+
+
+async def test_an_outage_after_a_step_is_a_new_one() -> None:
+    from datetime import UTC, datetime
+
+    from runhold.errors import ModelUnavailable
+
+    row = Row(outage_since=datetime(2020, 1, 1, tzinfo=UTC))
+    outcome = await work(row, AGENT, ScriptedModel(asks(FIND), ModelUnavailable("503")))
+    assert outcome.kind == "released"
