@@ -354,7 +354,7 @@ begin
     select e.execution_id, e.seq, e.body -> 'transition' as transition,
            coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms, e.body -> 'state' as state,
            e.body -> 'transition' ->> 'reason' as reason,
-           least((e.body -> 'transition' ->> 'delay_ms')::bigint, 2592000000) as delay_ms,  -- at most 30 days
+           least(coalesce((e.body -> 'transition' ->> 'delay_ms')::bigint, 0), 2592000000) as delay_ms,  -- at most 30 days
            case
              when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is
              when e.cancel_requested and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'pending') then 'cancelled'
@@ -467,10 +467,15 @@ $$;
 create function runhold.worker_record(p_worker_id uuid, p_entries jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
+declare
+  v_entries runhold.judged_entry[];
 begin
   perform runhold.set_actor('worker', p_worker_id);
   perform runhold.check_entries(p_entries);
-  return runhold.verdicts_json(runhold.apply_entries(p_worker_id, runhold.judge(p_worker_id, p_entries)));
+  -- a statement each: every one must see what those before it wrote
+  v_entries := runhold.judge(p_worker_id, p_entries);
+  v_entries := runhold.apply_entries(p_worker_id, v_entries);
+  return runhold.verdicts_json(v_entries);
 end;
 $$;
 
