@@ -227,13 +227,18 @@ async def test_a_review_that_nobody_can_decide_does_not_spin_for_ever() -> None:
     assert row.error == "INTERNAL_ERROR"
 
 
-async def test_an_approval_is_not_used_while_the_lease_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("obstacle", ["lease", "time"])
+async def test_an_approval_is_not_used_while_nothing_may_start(
+    obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("runhold.loop.calls.LEASE_WAIT_S", 0.05)
     row = Row()
     await work(row, paying(), ScriptedModel(asks(PAY)))
     row.decide("approved")
-    worker = Worker(row, paying(), ScriptedModel(says("Done.")))
-    worker.signals.lease_ok = False
-    await worker.go()
+    row.active_ms = 300_000 if obstacle == "time" else 0
+    worker = Worker(row, paying(), ScriptedModel())
+    worker.signals.lease_ok = obstacle == "time"
+    outcome = await worker.go()
+    assert outcome.code == ("TOTAL_TIMEOUT" if obstacle == "time" else "lease_ending")
     assert not sent
-    assert "was not run" in (row.call().error or "")
+    assert not row.reviews[0].used

@@ -148,6 +148,14 @@ async def test_the_models_time_is_bounded_by_what_is_left_of_the_total() -> None
     assert row.error == "TOTAL_TIMEOUT"
 
 
+async def test_an_effect_for_which_no_time_is_left_does_not_start() -> None:
+    clock, row = FakeClock(), Row()
+    model = ScriptedModel(lambda: clock.advance(301) or asks(("send", {"to": "bo"})))
+    await work(row, agent(), model, clock=clock)
+    assert (row.error, ran) == ("TOTAL_TIMEOUT", [])
+    assert "no time left" in (row.call().error or "")
+
+
 async def test_a_model_that_does_not_answer_in_time() -> None:
     row = Row()
     await work(row, agent(step_timeout_s=0.02), ScriptedModel(lambda: asyncio.sleep(5)))

@@ -1,12 +1,11 @@
-"""Run the tool calls of a step: in parallel, each intent durable before its effect, each result written when
-known."""
+"""Run the tool calls of a step: in parallel, intents durable before effects, results written when known."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from runhold.agents import Limits
 from runhold.loop.endings import Ending
@@ -27,7 +26,15 @@ ABANDON_AFTER_S: Final = 2.0
 """How long after its time-out, or its cancellation, a call that does not end is waited for."""
 
 _LEASE_POLL_S = 0.1
-_CANCELLED: Final = "the run was cancelled"
+
+Obstacle = Literal["cancelled", "no_time", "lease"]
+"""Why no effect may start now."""
+
+_OBSTACLES: Final[dict[Obstacle, str]] = {
+    "cancelled": "the run was cancelled",
+    "no_time": "the run had no time left",
+    "lease": "the worker was about to lose the run",
+}
 
 Running = dict[asyncio.Task[Result], Work]
 
@@ -65,35 +72,37 @@ class CallRunner:
         """
         running: Running = {}
         if self._journal.cancel_requested:
-            self._write([(work, not_run(work, _CANCELLED)) for work in works])
+            self._write([(work, not_run(work, _OBSTACLES["cancelled"])) for work in works])
             return
         try:
             self._launch(running, (work for work in works if work.tool.effect == "read"))
             effects = [work for work in works if work.tool.effect != "read"]
             if effects:
                 await self._journal.confirm()
-                obstacle = await self._obstacle()
+                obstacle = await self.obstacle()
                 if obstacle is None:
                     self._launch(running, effects)
                 else:
-                    self._write([(work, not_run(work, obstacle)) for work in effects])
+                    self._write([(work, not_run(work, _OBSTACLES[obstacle])) for work in effects])
             await self._collect(running)
         finally:
             for task in running:
                 task.cancel()
         self._state.require_storable()
 
-    async def _obstacle(self) -> str | None:
-        """Why no effect may start now. A lease that is about to end gets a moment to be renewed."""
-        waited = 0.0
+    async def obstacle(self) -> Obstacle | None:
+        """Why no effect may start now, if so. A lease that is about to end gets a moment to be renewed."""
+        waited_s = 0.0
         while not self._journal.cancel_requested:
+            if self._guard.seconds_left <= 0:
+                return "no_time"
             if self._signals.may_start_effect():
                 return None
-            if waited >= LEASE_WAIT_S:
-                return "the worker was about to lose the run"
+            if waited_s >= LEASE_WAIT_S:
+                return "lease"
             await asyncio.sleep(_LEASE_POLL_S)
-            waited += _LEASE_POLL_S
-        return _CANCELLED
+            waited_s += _LEASE_POLL_S
+        return "cancelled"
 
     def _launch(self, running: Running, works: Iterable[Work]) -> None:
         for work in works:

@@ -168,8 +168,7 @@ def _function(tool: Mapping[str, Any]) -> JsonObject:
 
 
 def _assistant_message(message: JsonObject) -> JsonObject:
-    """The model's message as it is sent back: as returned, without the empty members that some servers
-    refuse."""
+    """The model's message as it is sent back: as returned, without empty members, which some servers refuse."""
     kept = {key: value for key, value in message.items() if value is not None and key != "tool_calls"}
     if message.get("tool_calls"):
         kept["tool_calls"] = [_asked(call) for call in message["tool_calls"]]

@@ -31,7 +31,7 @@ ErrorCode = Literal[
 ]
 """What ``agent_executions.error`` may say when the loop ends a run."""
 
-ReleaseReason = Literal["shutdown", "missing_tool", "model_outage"]
+ReleaseReason = Literal["shutdown", "missing_tool", "model_outage", "lease_ending"]
 
 _NOTHING: Final = Entry()
 

@@ -22,6 +22,9 @@ _KINDS: Final[dict[str, Literal["completed", "failed", "awaiting_review", "cance
     "pending": "released",
 }
 
+MAX_REFUSALS: Final = 3
+"""How often the database may answer an ending with another one: once is usual, more is a fault."""
+
 
 async def finish(journal: Journal, ending: Ending) -> Outcome | None:
     """Write ``ending`` once all before it is durable; None if the database says to go on instead.
@@ -32,7 +35,8 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
     :raises Fenced: the run is someone else's.
     :raises StoreError: the database refuses to store even that the run failed.
     """
-    while True:
+    refusals = 0
+    while refusals < MAX_REFUSALS:
         try:
             await journal.confirm()
         except Ending as commanded:
@@ -45,6 +49,7 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
             verdict = await journal.commit(_closing_entry(journal, ending))
         except Ending as commanded:
             ending = commanded  # what happened is durable by now, only the transition is not
+            refusals += 1
         except StoreError as error:
             if ending.transition.error == "INTERNAL_ERROR":
                 raise
@@ -54,6 +59,7 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
                 return _outcome(journal, ending.transition, verdict)
             journal.replace_calls(verdict.calls, verdict.reviews)
             return None
+    raise StoreError("The database refuses every way to end the run that it asks for.")
 
 
 def internal_error(journal: Journal, error: Exception) -> Ending:

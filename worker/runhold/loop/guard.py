@@ -21,8 +21,6 @@ _CODES: Final[dict[str, ErrorCode]] = {
     "max_tool_calls": "MAX_TOOL_CALLS_EXCEEDED",
     "total_timeout_s": "TOTAL_TIMEOUT",
 }
-
-
 _NOTHING: Final = Entry()
 
 
@@ -62,7 +60,7 @@ class Guard:
         step = self._journal.step_number + 1
         return failed(
             _CODES[limit],
-            f"Step {step} does not fit into the limit {limit} = {allowed:g}: {used:g} used.",
+            f"Step {step} does not fit into the limit {limit} = {allowed}: {used} used.",
             entry,
             limit=limit,
             allowed=allowed,

@@ -7,8 +7,9 @@ from typing import Literal
 
 from runhold.agents import Agent, InvalidArguments
 from runhold.loop.calls import CallRunner
-from runhold.loop.endings import failed, paused, released
+from runhold.loop.endings import cancelled, failed, paused, released
 from runhold.loop.execute import Work
+from runhold.loop.guard import Guard
 from runhold.loop.journal import FINAL, Journal
 from runhold.loop.plan import Planner, question
 from runhold.loop.ports import Entry, OpenReview, Result, Start, Started, ToolCall
@@ -26,8 +27,11 @@ MAX_FRUITLESS = 5
 class Resumer:
     """Goes on with calls that are in the log, whatever state they are in."""
 
-    def __init__(self, agent: Agent, journal: Journal, planner: Planner, runner: CallRunner) -> None:
+    def __init__(
+        self, agent: Agent, journal: Journal, guard: Guard, planner: Planner, runner: CallRunner
+    ) -> None:
         self._agent = agent
+        self._guard = guard
         self._journal = journal
         self._planner = planner
         self._runner = runner
@@ -59,6 +63,8 @@ class Resumer:
         if start or ask or lost:
             self._fruitless = 0
             await self._journal.confirm()
+            if start:
+                await self._require_free_way()
             starts = [Start(step_number=call.step_number, position=call.position) for call in start]
             verdict = await self._journal.commit(Entry(starts=starts, reviews=ask, results=lost))
             await self._run_started(start, verdict.started)
@@ -74,6 +80,18 @@ class Resumer:
         self._fruitless = 0
 
     # ------------------------------------------------------------------------------------------- details
+
+    async def _require_free_way(self) -> None:
+        """:raises Ending: nothing may start now. An approval that can't be followed must not be used up."""
+        match await self._runner.obstacle():
+            case "cancelled":
+                raise cancelled()
+            case "no_time":
+                raise self._guard.exceeded("total_timeout_s")
+            case "lease":
+                raise released("lease_ending")
+            case None:
+                return
 
     def _require_not_stopped(self, calls: list[ToolCall]) -> None:
         """:raises Ending: a person said *stop* about an unknown outcome, or said nothing in time."""

@@ -115,7 +115,7 @@ async def run_agent(
         runner=runner,
         progress=progress,
     )
-    turns = _Turns(agent, journal, signals, Resumer(agent, journal, planner, runner), thinker)
+    turns = _Turns(agent, journal, signals, Resumer(agent, journal, guard, planner, runner), thinker)
     try:
         while True:
             outcome = await finish(journal, await turns.until_ending())
