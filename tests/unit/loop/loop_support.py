@@ -1,5 +1,4 @@
-"""A run's row and log in memory, by the rules of docs/reference/worker-protocol.md, and a model with a
-script.
+"""A run's row and log in memory, by the rules of the worker protocol, and a model with a script.
 
 ``Row`` is the database: it outlives workers. ``Row.claim()`` gives what a worker gets, after a round trip
 through something as forgetful as ``jsonb``. ``work()`` is a worker that takes the run as far as it goes. A
@@ -46,8 +45,7 @@ FINAL = ("succeeded", "failed", "rejected")
 
 
 def through_jsonb(value: Any) -> Any:
-    """What comes back of a value that was stored: keys in another order, numbers written as numeric prints
-    them."""
+    """What comes back of a value that was stored: keys in another order, numbers as Postgres prints them."""
 
     def forgetful(item: Any) -> Any:
         if isinstance(item, Mapping):
@@ -457,8 +455,7 @@ def says(text: str | None, *, finish: str = "stop", usage: Any = (10, 5), **extr
 
 
 def asks(*calls: tuple[str, Any], usage: Any = (10, 5), finish: str = "tool_calls") -> ModelReply:
-    """The model calls tools: ``asks(("find", {"q": 1}), …)``. Arguments that are text are sent as they
-    are."""
+    """The model calls tools: ``asks(("find", {"q": 1}), …)``. Text is sent as it is."""
     asked = [
         {
             "id": f"call_{uuid4().hex[:6]}",

@@ -132,6 +132,13 @@ async def test_tool_calls() -> None:
     assert len(row.steps) == 2
 
 
+async def test_the_last_tool_call_that_is_allowed_runs() -> None:
+    row = Row()
+    both = asks(("find", {"query": "a"}), ("find", {"query": "b"}))
+    await work(row, agent(max_tool_calls=2), ScriptedModel(both, says("Done.")))
+    assert (row.status, ran) == ("completed", ["a", "b"])
+
+
 async def test_total_time_is_counted_across_claims() -> None:
     clock = FakeClock()
     row = Row(active_ms=290_000)

@@ -24,12 +24,10 @@ from runhold.loop.canonical import canonical, canonical_json, canonical_schema
 from runhold.loop.ports import Definition, Json, JsonObject, Step, ToolCall
 
 BYTES_PER_TOKEN: Final = 3
-"""For estimates. Real tokenizers average about 4 in English and 3 elsewhere: the estimate errs on the dear
-side."""
+"""For estimates. Real tokenizers average about 4 in English, 3 elsewhere: the estimate errs on the dear side."""
 
 LANDING: Final = "landing"
-"""The member of ``Step.request_params`` that is no part of the request: the call was the last, without
-tools."""
+"""The member of ``Step.request_params`` that is not sent: the call was the last, without tools."""
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _TOOL_PARAMS: Final = ("tools", "tool_choice", "parallel_tool_calls")
@@ -100,8 +98,7 @@ class Conversation:
         return {name: members[name] for name in sorted(members)}
 
     def estimate_input_tokens(self, injected: Sequence[JsonObject]) -> int:
-        """Tokens of the next request: what the provider counted last time, and an estimate of what came
-        since."""
+        """Tokens of the next request: what the provider counted last, and an estimate of what came since."""
         size, last = self.size + sum(_size(message) for message in injected), self._last_step
         if last is None:
             return _tokens(size)

@@ -88,8 +88,7 @@ async def _in_loop(work: Work, ctx: RunContext, timeout_s: float, executor: Exec
 
 
 async def _in_thread(work: Work, ctx: RunContext, timeout_s: float, executor: Executor) -> Any:
-    """Run a function that blocks. Its time counts from when a thread takes it up, not from when it was
-    queued."""
+    """Run a function that blocks. Its time counts from when a thread takes it up."""
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
     started: asyncio.Future[None] = loop.create_future()

@@ -154,8 +154,7 @@ class Journal:
             await self._confirm_first()
 
     async def confirm_steps(self) -> None:
-        """Wait until all steps that were written are durable; what was written since the last may be on its
-        way.
+        """Wait until all written steps are durable; what was written after them may still be on its way.
 
         :raises Ending: the database says stop.
         :raises Fenced: the run belongs to someone else.

@@ -62,8 +62,7 @@ class ChatModel(Protocol):
     async def complete(
         self, body: JsonObject, *, timeout_s: float, on_text: Callable[[str], None] | None = None
     ) -> ModelReply:
-        """Send ``body`` (without ``stream``); return the answer within ``timeout_s`` seconds, retries
-        included.
+        """Send ``body`` (without ``stream``); return the answer within ``timeout_s`` s, retries included.
 
         ``on_text`` receives pieces of text as they arrive; given, the client streams.
 
