@@ -9,7 +9,6 @@ import os
 import signal
 import threading
 from collections.abc import AsyncGenerator, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
@@ -28,6 +27,7 @@ from runhold.runtime.heartbeat import BEATS_PER_LEASE
 from runhold.runtime.progress import Progress
 from runhold.runtime.runs import Equipment
 from runhold.runtime.session import register
+from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.store.gateway import Gateway
 
@@ -99,7 +99,7 @@ async def _equipment(
     users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
     own_model = OpenAIChatModel.from_env() if model is None else None
     prices = Prices()
-    executor = ThreadPoolExecutor(config.capacity, thread_name_prefix="runhold-tool")
+    executor = DaemonThreads(config.capacity, name="runhold-tool")
     http = httpx.AsyncClient(limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS))
     progress = Progress(config.url, config.secret_key, http) if config.realtime else None
     sending = asyncio.create_task(progress.run(), name="progress") if progress else None
@@ -120,7 +120,7 @@ async def _equipment(
         await users.aclose()
         if own_model is not None:
             await own_model.aclose()
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown()
 
 
 @contextmanager
