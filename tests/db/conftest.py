@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from world import World
+from world import Row, World, connect
 
 from runhold.local.stack import LocalStack
 
@@ -40,16 +40,23 @@ def shared_database_url(postgres: LocalStack) -> str:
     return urlsplit(postgres.database_url)._replace(path="/db_tests").geturl()
 
 
+@pytest.fixture(scope="session")
+def shared_connection(shared_database_url: str) -> Iterator[psycopg.Connection[Row]]:
+    """One connection for all tests: it keeps the plans of our functions, as a worker's connections do."""
+    with connect(shared_database_url) as connection:
+        yield connection
+
+
 @pytest.fixture
-def world(shared_database_url: str) -> Iterator[World]:
+def world(shared_database_url: str, shared_connection: psycopg.Connection[Row]) -> Iterator[World]:
     """An empty, migrated database, and people to fill it."""
-    made = World(shared_database_url)
+    made = World(shared_database_url, shared_connection)
     try:
         yield made
     finally:
-        made.close()
-        with psycopg.connect(shared_database_url, autocommit=True) as connection:
-            connection.execute(EMPTY)
+        made.close_others()
+        shared_connection.execute("reset all")
+        shared_connection.execute(EMPTY)
 
 
 @pytest.fixture

@@ -108,6 +108,10 @@ def adapted(*values: Any) -> list[Any]:
     return [Jsonb(value) if isinstance(value, dict | list) else value for value in values]
 
 
+def connect(url: str) -> psycopg.Connection[Row]:
+    return psycopg.connect(url, autocommit=True, row_factory=dict_row)
+
+
 @contextmanager
 def refused(code: str, *, says: str = "", hint: str = "") -> Iterator[None]:
     """The block is refused with SQLSTATE ``code``, in these words."""
@@ -205,14 +209,17 @@ class Background(Generic[T]):
 class World:
     """One database, spoken to by many people."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, connection: psycopg.Connection[Row] | None = None) -> None:
         self.url = url
-        self.connection = psycopg.connect(url, autocommit=True, row_factory=dict_row)
+        self.connection = connection or connect(url)
         self._others: list[World] = []
 
+    def close_others(self) -> None:
+        while self._others:
+            self._others.pop().close()
+
     def close(self) -> None:
-        for other in self._others:
-            other.close()
+        self.close_others()
         self.connection.close()
 
     def another(self) -> World:
