@@ -1,0 +1,154 @@
+"""agent_cancel, in every state and against whoever is at work at the same time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from psycopg.types.json import Jsonb
+from test_state_machine import STATES, a_run_that_is
+from world import World, call, refused, step
+
+CANCELLED_AT_ONCE = ("pending", "awaiting_review")
+
+
+def cancel(world: World, user: str, run_id: str, reason: str | None = None) -> dict[str, Any]:
+    return world.user(user, "select agent_cancel(%s, %s)", run_id, reason)[0]["agent_cancel"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_cancel_in_every_state(world: World, state: str) -> None:
+    worker = world.worker()
+    run_id = a_run_that_is(world, worker, state)
+    owner = str(world.run(run_id)["user_id"])
+    answer = cancel(world, owner, run_id, "enough")
+    expected = "cancelled" if state in CANCELLED_AT_ONCE else state
+    asked = state in (*CANCELLED_AT_ONCE, "running", "cancelled")
+    assert answer == {"id": run_id, "status": expected, "cancel_requested": asked}
+    assert cancel(world, owner, run_id) == answer  # may be repeated
+    assert world.status(run_id) == expected
+    if state in CANCELLED_AT_ONCE:
+        assert world.run(run_id)["error_detail"]["reason"] == "enough"
+        assert world.events(run_id).count("cancel_requested") == 1
+
+
+def test_cancelled_pause_leaves_nothing_open(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run, (first, second) = world.paused(worker, user, 2)
+    cancel(world, user, run["id"])
+    assert [world.review(r["id"])["status"] for r in (first, second)] == ["cancelled", "cancelled"]
+    assert {c["status"] for c in world.calls(run["id"])} == {"rejected"}
+
+
+def test_cancel_says_what_may_have_happened(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run_id, _ = world.unknown(worker, user)
+    cancel(world, user, run_id)
+    assert world.run(run_id)["error_detail"]["unknown"] == ["send"]
+    assert world.calls(run_id)[0]["status"] == "unknown"
+
+
+def test_completion_that_comes_first_wins(world: World) -> None:
+    worker, user, over = world.worker(), world.person(), world.another()
+    run = world.running(worker, user)
+    with over.acting("service_role") as cursor:
+        entry = worker.entry(run, transition={"to": "completed", "result": {"n": 1}})
+        cursor.execute("select agent_worker_record(%s, %s)", (worker.id, Jsonb([entry])))
+        racing = world.background(lambda: cancel(world, user, run["id"]))
+        assert racing.waits()
+    assert racing.result() == {"id": run["id"], "status": "completed", "cancel_requested": False}
+    assert world.run(run["id"])["result"] == {"n": 1}
+
+
+def test_cancel_that_comes_first_wins_and_keeps_the_result(world: World) -> None:
+    worker, user, over = world.worker(), world.person(), world.another()
+    run = world.running(worker, user)
+    entry = worker.entry(run, transition={"to": "completed", "result": {"n": 1}})
+    with over.acting("authenticated", user) as cursor:
+        cursor.execute("select agent_cancel(%s)", (run["id"],))
+        assert worker.record_all([entry])[0]["verdict"] == "busy"
+    assert worker.record_all([entry])[0]["verdict"] == "ok"
+    row = world.run(run["id"])
+    assert (row["status"], row["error_detail"]["result"]) == ("cancelled", {"n": 1})
+
+
+def test_cancel_and_claim_at_once(world: World) -> None:
+    worker, user, over = world.worker(), world.person(), world.another()
+    run_id = world.submit(user)
+    with over.acting("authenticated", user) as cursor:
+        cursor.execute("select agent_cancel(%s)", (run_id,))
+        assert worker.claim() == []  # what somebody holds is skipped
+    assert worker.claim() == []
+    assert world.status(run_id) == "cancelled"
+
+
+def test_cancelled_run_whose_worker_is_lost_ends_cancelled(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    worker.record(
+        run, steps=[step(1, worker.definition)], calls=[call(1, 0, "save", "idempotent", "running")]
+    )
+    cancel(world, user, run["id"], "enough")
+    world.at(25)
+    world.worker().heartbeat()
+    world.at(45)
+    world.worker().heartbeat()
+    world.sweep()
+    row = world.run(run["id"])
+    assert (row["status"], row["error_detail"]["reason"]) == ("cancelled", "worker_lost")
+
+
+def test_strangers_learn_nothing_and_wait_for_nothing(world: World) -> None:
+    worker, user, stranger = world.worker(), world.person(), world.person()
+    run_id = world.submit(user)
+    says = "There is no such run, or it is not yours."
+    with refused("RH006", says=says):
+        cancel(world, stranger, "00000000-0000-0000-0000-000000000001")
+    over = world.another()
+    with over.acting(None) as cursor:
+        cursor.execute("select from agent_executions where id = %s for no key update", (run_id,))
+        with refused("RH006", says=says):
+            cancel(world, stranger, run_id)
+    assert worker.claim()[0]["id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("scope", "may"),
+    [
+        ({"role": "operator"}, True),
+        ({"role": "operator", "agent_type": "writer"}, True),
+        ({"role": "operator", "agent_type": "reader"}, False),
+        ({"role": "operator", "tenant_id": "acme"}, False),
+        ({"role": "reviewer"}, False),
+    ],
+)
+def test_operators_may_reviewers_may_not(world: World, scope: dict[str, str], may: bool) -> None:
+    world.worker()
+    run_id = world.submit(world.person())
+    person = world.reviewer(**scope)
+    if may:
+        assert cancel(world, person, run_id)["status"] == "cancelled"
+    else:
+        with refused("RH006"):
+            cancel(world, person, run_id)
+
+
+def test_token_without_a_subject_may_nothing(world: World) -> None:
+    world.worker()
+    run_id = world.submit(world.person())
+    with refused("RH006"), world.acting("authenticated") as cursor:
+        cursor.execute("select agent_cancel(%s)", (run_id,))
+
+
+def test_service_may(world: World) -> None:
+    world.worker()
+    run_id = world.submit(world.person())
+    assert world.service("select agent_cancel(%s, 'ops')", run_id)["status"] == "cancelled"
+
+
+def test_long_reason_is_cut(world: World) -> None:
+    world.worker()
+    user = world.person()
+    run_id = world.submit(user)
+    cancel(world, user, run_id, "x" * 100_000)
+    assert len(world.run(run_id)["error_detail"]["reason"]) == 2000
