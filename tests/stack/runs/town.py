@@ -75,11 +75,16 @@ class Town:
 
     async def person(self, name: str = "person") -> AsyncClient:
         """Somebody who signed up just now, with an unmodified client and the publishable key."""
-        client = await acreate_client(self.stack.url, self.stack.publishable_key, AsyncClientOptions())
-        self.clients.append(client)
+        client = await self.anonymous()
         await client.auth.sign_up(
             {"email": f"{name}-{next(_numbers)}-{os.getpid()}@example.org", "password": "a long passphrase"}
         )
+        return client
+
+    async def anonymous(self) -> AsyncClient:
+        """Somebody with the publishable key alone."""
+        client = await acreate_client(self.stack.url, self.stack.publishable_key, AsyncClientOptions())
+        self.clients.append(client)
         return client
 
     async def user_id(self, client: AsyncClient) -> str:
