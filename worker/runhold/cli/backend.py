@@ -28,6 +28,7 @@ LIST_COLUMNS: Final = (
 
 _HEX: Final = re.compile(r"[0-9a-f-]{4,36}")
 _MIN_PREFIX: Final = 4
+_TOKEN_CODES: Final = frozenset({"PGRST300", "PGRST301", "PGRST302", "PGRST303"})
 
 
 class _Executes(Protocol):
@@ -148,6 +149,12 @@ def refusal(error: APIError, client: AsyncClient) -> Exception:
             f"The project at {client.supabase_url} lacks Runhold's tables and functions ({message}): "
             "apply supabase/migrations to it first."
         )
+    if "api key" in message.lower():
+        return ConfigError(
+            f"The project at {client.supabase_url} refuses SUPABASE_PUBLISHABLE_KEY: {message}."
+        )
+    if code in _TOKEN_CODES:
+        return NotFound(f"The session is not valid any more ({message}): `runhold login` again.")
     hint = f" {error.hint}" if error.hint else ""
     return Refused(f"{message}.{hint}", code=code, hint=error.hint)
 

@@ -108,7 +108,9 @@ class Story:
 
     def _moments(self, timeline: Sequence[Row]) -> Iterator[tuple[str, Callable[[], list[Text]]]]:
         """What is settled, in order: a key that is told once, and how to tell it."""
-        gated = {item["tool_call_id"] for item in timeline if item["kind"] == "review"}
+        gated = {
+            item["tool_call_id"]: item for item in reversed(timeline) if item["kind"] == "review"
+        }  # the first one
         found: list[tuple[datetime, int, str, Callable[[], list[Text]]]] = []
 
         def add(at: str, rank: int, key: str, tell: Callable[[], list[Text]]) -> None:
@@ -122,8 +124,19 @@ class Story:
                 case "tool_call":
                     number = 1 + item["position"]
                     if item["id"] in gated:
-                        asked = partial(self._call, {**item, "status": "awaiting_review"}, again=False)
-                        add(item["at"], number, f"asked {item['id']}", asked)
+                        proposed = gated[item["id"]]["proposed_input"]
+                        question = {
+                            **item,
+                            "status": "awaiting_review",
+                            "tool_input": proposed,
+                            "latency_ms": None,
+                        }
+                        add(
+                            item["at"],
+                            number,
+                            f"asked {item['id']}",
+                            partial(self._call, question, again=False),
+                        )
                         if item["status"] in ("succeeded", "failed", "unknown"):
                             key = f"call {item['id']} {item['status']} {item['attempt']}"
                             add(
