@@ -381,6 +381,7 @@ class Log:
         self._queue: deque[tuple[Entry, asyncio.Future[Verdict]]] = deque()
 
     def append(self, entry: Entry) -> Awaitable[Verdict]:
+        assert entry.transition is None or not self._queue, "a run leaves when all it wrote is confirmed"
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._queue.append((entry, verdict))
         steps = sum(queued.step is not None for queued, _ in self._queue)

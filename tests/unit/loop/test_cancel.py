@@ -61,7 +61,7 @@ async def test_during_the_models_call() -> None:
     worker.signals.cancel()
     assert (await asyncio.wait_for(task, 1)).kind == "cancelled"
     await until(lambda: was_cancelled)
-    assert row.status == "cancelled"
+    assert row.transitions[-1].to == row.status == "cancelled"
 
 
 async def test_a_verdict_that_says_so_ends_the_models_call() -> None:
