@@ -33,6 +33,7 @@ async def play(stage: Stage, user: Person, reviewer: Person, *, decide: str) -> 
     """
     backend, judge = Backend(user), Backend(reviewer)
     out.print(Rule("the run", align="left", style="dim"))
+    earlier = len(stage.claims())  # runs that an interrupted demo left behind go on, too
     row = await insert_run(user)
     names = {user.user_id: f"{USER} (user)", reviewer.user_id: f"{REVIEWER} (reviewer)"}
     claims: list[str] = []
@@ -40,7 +41,7 @@ async def play(stage: Stage, user: Person, reviewer: Person, *, decide: str) -> 
     decided: set[str] = set()
     with out.status("", spinner="dots") as status:
         async for run, timeline in follow(backend, str(row["id"])):
-            await _hear_of_claims(stage, timeline, claims)
+            await _hear_of_claims(stage, timeline, claims, earlier)
             for line in story.more(timeline):
                 out.print(line, soft_wrap=not out.is_terminal, overflow="fold")
             status.update(_standing(run))
@@ -55,11 +56,11 @@ async def play(stage: Stage, user: Person, reviewer: Person, *, decide: str) -> 
     return row
 
 
-async def _hear_of_claims(stage: Stage, timeline: list[Row], claims: list[str]) -> None:
+async def _hear_of_claims(stage: Stage, timeline: list[Row], claims: list[str], earlier: int) -> None:
     """How the worker came to look is in its log alone, which may be written a moment later."""
     claimed = sum(item.get("event") == "claimed" for item in timeline)
     for _ in range(CLAIM_LOOKS):
-        claims[:] = stage.claims()
+        claims[:] = stage.claims()[earlier:]
         if len(claims) >= claimed:
             return
         await asyncio.sleep(CLAIM_PAUSE_S)
