@@ -43,6 +43,15 @@ begin
 end;
 $$;
 
+-- The same, going on within a transaction: for what is measured, not recorded.
+create function runhold.clock() returns timestamptz
+language plpgsql volatile parallel safe set search_path = ''
+as $$
+begin
+  return coalesce(nullif(current_setting('runhold.now', true), '')::timestamptz, pg_catalog.clock_timestamp());
+end;
+$$;
+
 -- What a project may set, by SQL:  update runhold.settings set value = '{app_metadata,org}' where name = 'tenant_claim';
 create table runhold.settings (
   name text primary key,

@@ -14,11 +14,15 @@ begin atomic
     from public.agent_executions x
     where (agent_health_metrics.agent_type is null or x.agent_type = agent_health_metrics.agent_type)
       and x.created_at >= agent_health_metrics.since and x.created_at < agent_health_metrics.until
+  ), max_steps as materialized (
+    select k.agent_type, (runhold.type_limits(k.agent_type) ->> 'max_steps')::numeric as n
+    from (select distinct r.agent_type from run r) k
   ), call as materialized (
     select c.tool_name, c.status, c.latency_ms from public.agent_tool_calls c
     where c.execution_id in (select r.id from run r)
   ), review as materialized (
-    select v.status, v.execution_id, extract(epoch from v.decided_at - v.requested_at) * 1000 as wait_ms
+    select v.status, v.execution_id,
+           case when v.status in ('approved', 'rejected') then extract(epoch from v.decided_at - v.requested_at) * 1000 end as wait_ms
     from public.agent_reviews v where v.execution_id in (select r.id from run r)
   )
   select jsonb_build_object(
@@ -33,8 +37,8 @@ begin atomic
         'avg', round(avg(r.step_count), 2),
         'p50', percentile_cont(0.5) within group (order by r.step_count),
         'p95', percentile_cont(0.95) within group (order by r.step_count),
-        'efficiency', round(avg(r.step_count * 1.0 / nullif((runhold.run_limits(r.agent_type, r.limits) ->> 'max_steps')::numeric, 0)), 4))
-      from run r where r.status = 'completed'),
+        'efficiency', round(avg(r.step_count * 1.0 / nullif(least(m.n, (r.limits ->> 'max_steps')::numeric), 0)), 4))
+      from run r join max_steps m using (agent_type) where r.status = 'completed'),
     'tools', (select jsonb_build_object(
         'calls', count(*),
         'success_rate', round(count(*) filter (where c.status = 'succeeded') * 1.0
@@ -84,5 +88,5 @@ end;
 
 revoke execute on function public.agent_health_metrics(text, timestamptz, timestamptz) from public, anon;
 grant execute on function public.agent_health_metrics(text, timestamptz, timestamptz) to authenticated, service_role;
--- the wrapper runs as its caller, so these helpers (no secrets: numbers of limits) are called by them too
-grant execute on function runhold.is_final(text), runhold.run_limits(text, jsonb) to authenticated, service_role;
+-- the function runs as its caller, so this helper (no secret: numbers of limits) is called by them too
+grant execute on function runhold.type_limits(text) to authenticated, service_role;

@@ -26,7 +26,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   c_window_ms constant bigint := 100;
-  v_now bigint := (extract(epoch from clock_timestamp()) * 1000)::bigint;
+  v_now bigint := (extract(epoch from runhold.clock()) * 1000)::bigint;
   v_last bigint;
 begin
   select s.last_value into v_last from runhold.last_wake s;
