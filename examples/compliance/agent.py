@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import BaseModel, EmailStr, Field, TypeAdapter
+
 from runhold import Agent, Limits, RunContext, ToolFailed, tool
 
 from .delivery import deliver

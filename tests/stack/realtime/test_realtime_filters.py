@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from realtime_stack import Database
+from test_realtime_changes import publish, raw_subscribe
+
 from runhold.local.realtime.errors import FilterError
 from runhold.local.realtime.filters import parse_filter
-from test_realtime_changes import publish, raw_subscribe
 
 
 @pytest.mark.parametrize(

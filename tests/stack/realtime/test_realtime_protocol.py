@@ -5,6 +5,7 @@ from typing import Any
 import aiohttp
 import pytest
 from realtime_stack import Stack
+
 from runhold.local.realtime import RealtimeServer
 
 VERSIONS = pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])

@@ -38,7 +38,7 @@ class TokenError(RealtimeError):
         self.handshake_text = handshake_text or text
 
 
-class FeedEnded(RealtimeError):  # noqa: N818 (an ending, usually with a cause outside this server)
+class FeedEnded(RealtimeError):
     """Postgres ended the replication stream; the message is its reason."""
 
 
