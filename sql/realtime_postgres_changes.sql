@@ -2,7 +2,8 @@
 --
 -- Paste this once. Off by default: every change of a published row is checked against row level security once per
 -- subscriber, in one thread; the broadcasts on execution:<id> and reviews:<user id> scale better. Safe to repeat.
--- Columns: none. Cost: at once. To undo: alter publication supabase_realtime drop table agent_executions, agent_reviews;
+-- Columns: none. Cost: at once.
+-- To undo: alter publication supabase_realtime drop table agent_executions, agent_reviews;
 
 do $$
 declare

@@ -82,7 +82,7 @@ def test_numbers_of_a_seeded_month(month: tuple[World, str, str]) -> None:
     assert found["cost"]["tokens"] == 70
     assert found["cost"]["usd"] == 2.0
     assert (found["cost"]["tokens_per_completion"], found["cost"]["usd_per_completion"]) == (35.0, 1.0)
-    assert (found["time_ms"]["active_p50"], found["time_ms"]["active_p95"]) == (500, 2700)
+    assert (found["time_ms"]["active_p50"], found["time_ms"]["active_p95"]) == pytest.approx((500, 2700))
     queue = found["queue"]
     assert (queue["depth"], queue["awaiting_review"], queue["stuck"]) == (1, 1, 0)
     assert queue["oldest_pending_s"] >= 0

@@ -266,10 +266,10 @@ def test_which_columns_can_be_written(world: World, table: str) -> None:
             assert may_it == (verb == "delete" and everything is not None), (role, verb)
 
 
-@pytest.mark.parametrize("caller", CALLERS)
-@pytest.mark.parametrize("table", sorted(set(SEES) - set(OPERATORS_TABLES)))
-def test_nobody_deletes_through_the_api(seed: Seed, caller: str, table: str) -> None:
-    assert seed.attempt(caller, f"delete from public.{table}") == "42501"
+def test_nobody_deletes_through_the_api(seed: Seed) -> None:
+    for table in set(SEES) - set(OPERATORS_TABLES):
+        for caller in CALLERS:
+            assert seed.attempt(caller, f"delete from public.{table}") == "42501", (table, caller)
 
 
 @pytest.mark.parametrize(
