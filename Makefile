@@ -34,8 +34,10 @@ $(READY): pyproject.toml constraints.txt $(JS_LOCK)
 	@echo "Installing Python packages …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]' --group dev
-	@if test -f tests/js/package-lock.json; then echo "Installing Node packages …"; \
+	@echo "Installing Node packages …"
+	@if test -f tests/js/package-lock.json; then \
 		npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund --loglevel=error --silent; fi
+	@$(BIN)/python -m runhold.local.api
 	@touch $@
 
 demo: $(READY)

@@ -13,8 +13,9 @@ from fake_port import FakePort
 from runhold import Agent
 from runhold.errors import ConfigError, StoreUnavailable
 from runhold.models.inprocess import FunctionModel
-from runhold.runtime import claims, run_worker, worker
+from runhold.runtime import claims, worker
 from runhold.runtime.config import WorkerConfig
+from runhold.runtime.worker import run_worker
 from runhold.store.gateway import Gateway
 from runhold.testing import say
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with one of the statuses in :mod:`runhold.cli.exits`."""
-    from runhold.cli.app import run  # typer and rich take a while: only who runs the command pays
-
+    try:
+        from runhold.cli.app import run  # typer and rich take a while: only who runs the command pays
+    except KeyboardInterrupt:  # that while is long enough for a Ctrl-C
+        sys.exit(130)
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))

@@ -12,6 +12,7 @@ from typing import Any, Final
 import watchfiles
 from rich.text import Text
 
+from runhold.cli.first_start import tell_first_start
 from runhold.cli.output import err, out, say
 from runhold.cli.parts import has_model, load_script, start_worker, tailing
 from runhold.cli.project import LOCAL_FOLDER
@@ -33,6 +34,7 @@ async def hold(module: Path | None, *, port: int, reload: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncExitStack() as parts:
         options = StackOptions(folder=Path(LOCAL_FOLDER), port=port)
+        tell_first_start()
         stack = await parts.enter_async_context(await LocalStack.start(options))
         out.print(Text("The local Supabase is up. Ctrl-C ends it.", style="bold green"))
         out.print(fields(stack.env()), soft_wrap=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
@@ -43,6 +46,11 @@ out: Final = _console(stderr=False)
 err: Final = _console(stderr=True)
 
 
+def tell(line: Text) -> None:
+    """One line of a story: wrapped between words in a terminal, left whole where it is piped."""
+    out.print(line, soft_wrap=not out.is_terminal)
+
+
 def say(message: str | Text) -> None:
     """A message to the person, beside the output."""
     err.print(message, soft_wrap=True)
@@ -52,6 +60,17 @@ def hint(message: str) -> None:
     """What one may do next; only a person at a terminal is told."""
     if err.is_terminal:
         err.print(Text(message, style="hint"), soft_wrap=True)
+
+
+def program() -> str:
+    """How the person calls this command again: ``runhold``, or its path if the search path leads elsewhere."""
+    called = Path(sys.argv[0])
+    if called.name != "runhold" or not called.is_file():  # python -m runhold, or a test
+        return "runhold"
+    found = shutil.which("runhold")
+    if found is not None and os.path.samefile(found, called):
+        return "runhold"
+    return os.path.relpath(called) if called.is_relative_to(Path.cwd()) else str(called)
 
 
 def print_json(value: Any) -> None:

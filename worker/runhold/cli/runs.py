@@ -10,7 +10,7 @@ import typer
 from runhold.cli.backend import Backend, Row
 from runhold.cli.exits import RUN_EXITS, Exit, UsageError
 from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_since
-from runhold.cli.output import err, hint, out, print_json, print_json_line, say
+from runhold.cli.output import err, hint, out, print_json, print_json_line, say, tell
 from runhold.cli.person import sign_in_as
 from runhold.cli.project import find_project
 from runhold.cli.render import health_view, result_panel, run_header, runs_table, short
@@ -155,7 +155,7 @@ def show(run: RunId, as_json: AsJson = False, email: As = None) -> None:
         out.print(run_header(row, names={person.user_id: f"{person.email} (you)"}))
         out.print()
         for line in Story(names, width=out.width).more(timeline):
-            out.print(line, soft_wrap=True)
+            tell(line)
         if row["status"] == "completed":
             out.print()
             out.print(result_panel(row))
@@ -238,7 +238,7 @@ async def _watch(backend: Backend, execution_id: str, *, as_json: bool, until_re
             _print_changes(timeline, printed)
         else:
             for line in story.more(timeline):
-                out.print(line, soft_wrap=True)
+                tell(line)
         if run["status"] == "awaiting_review":
             if until_review:
                 return _ended(run, as_json=as_json)

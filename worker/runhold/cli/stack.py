@@ -10,8 +10,9 @@ from typing import Annotated, Final
 import typer
 
 from runhold.cli.exits import Exit, UsageError
+from runhold.cli.first_start import tell_first_start
 from runhold.cli.options import USUAL_PORT, AsJson
-from runhold.cli.output import hint, out, print_json, say
+from runhold.cli.output import hint, out, print_json, program, say
 from runhold.cli.project import LOCAL_FOLDER
 from runhold.cli.render import fields
 
@@ -52,12 +53,13 @@ def start(port: Port = USUAL_PORT, folder: Folder = FOLDER, as_json: AsJson = Fa
     from runhold.local import control
     from runhold.local.stack import StackOptions
 
+    tell_first_start()
     running = asyncio.run(control.start_background(StackOptions(folder=folder, port=port)))
     if as_json:
         print_json({"url": running.url, "database_url": running.database_url, "pid": running.pid})
     else:
         say(f"The local Supabase is up at {running.url}.")
-        hint("Its keys: runhold stack env. Its end: runhold stack stop.")
+        hint(f"Its keys: {program()} stack env. Its end: {program()} stack stop.")
 
 
 @app.command()

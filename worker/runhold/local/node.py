@@ -63,14 +63,19 @@ def cache_folder() -> Path:
     return base / "runhold"
 
 
+def packages_folder(source: Path) -> Path:
+    """Where the packages of the lock file in `source` are, or will be."""
+    digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
+    return cache_folder() / f"node-{digest}"
+
+
 async def install_packages(source: Path) -> Path:
     """The folder with `node_modules` for the lock file in `source`, installed now if it never was.
 
     Safe when several stacks start at once: one installs, the others wait. Raises NodeUnusable with npm's complaint.
     """
-    digest = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()[:16]
-    cache = cache_folder()
-    target = cache / f"node-{digest}"
+    target = packages_folder(source)
+    cache = target.parent
     if target.is_dir():
         return target
     try:
@@ -78,7 +83,7 @@ async def install_packages(source: Path) -> Path:
     except OSError as error:
         raise NodeUnusable(f"The cache folder {cache} cannot be created: {error.strerror}.") from error
     # Waiting for another installation blocks a thread, not the event loop.
-    lock = await asyncio.to_thread(_lock, cache / f"node-{digest}.lock")
+    lock = await asyncio.to_thread(_lock, cache / f"{target.name}.lock")
     try:
         if not target.is_dir():
             with _making(cache) as making:

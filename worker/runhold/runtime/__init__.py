@@ -1,7 +1,1 @@
-"""The worker process: wake, claim, lease, slots, shutdown."""
-
-from runhold.runtime.config import WorkerConfig
-from runhold.runtime.loading import load_agents
-from runhold.runtime.worker import run_worker
-
-__all__ = ["WorkerConfig", "load_agents", "run_worker"]
+"""The worker process: wake, claim, lease, slots, shutdown. ``worker.run_worker`` is all of it."""

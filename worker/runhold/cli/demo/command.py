@@ -88,10 +88,11 @@ async def _show(decide: Decide, *, given: bool, port: int | None, realtime: bool
         )
 
     async with AsyncExitStack() as open_parts:
-        stage = await open_parts.enter_async_context(put_up(port=port, realtime=realtime, told=told))
-        user = await open_parts.enter_async_context(enter(stage.project, USER, main=True))
-        reviewer = await open_parts.enter_async_context(enter(stage.project, REVIEWER, main=False))
-        await appoint(stage.project, reviewer, AGENT_TYPE)
+        with out.status(Text("starting", style="dim"), spinner="dots"):
+            stage = await open_parts.enter_async_context(put_up(port=port, realtime=realtime, told=told))
+            user = await open_parts.enter_async_context(enter(stage.project, USER, main=True))
+            reviewer = await open_parts.enter_async_context(enter(stage.project, REVIEWER, main=False))
+            await appoint(stage.project, reviewer, AGENT_TYPE)
         told("people", f"{USER} (user), {REVIEWER} (reviewer), signed in")
         out.print()
         if decide is not Decide.ask and not given:

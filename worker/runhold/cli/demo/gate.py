@@ -31,7 +31,7 @@ async def ask(review: Row) -> Decision:
         answer = (
             (await _line("  Approve, edit or reject? [bold]a[/]/[bold]e[/]/[bold]r[/]: ")).strip().lower()
         )
-        if answer in ("a", "approve", "y", "yes", ""):
+        if answer in ("a", "approve", "y", "yes"):
             return approved()
         if answer in ("e", "edit"):
             edited = await _edit(members(review["proposed_input"]))

@@ -13,7 +13,7 @@ from runhold.cli.demo import gate
 from runhold.cli.demo.cast import REVIEWER, USER
 from runhold.cli.demo.gate import Decision
 from runhold.cli.demo.stage import Stage
-from runhold.cli.output import out
+from runhold.cli.output import out, program, tell
 from runhold.cli.person import Person
 from runhold.cli.render import fields, plain, review_panel, short
 from runhold.cli.story import Story
@@ -43,7 +43,7 @@ async def play(stage: Stage, user: Person, reviewer: Person, *, decide: str) -> 
         async for run, timeline in follow(backend, str(row["id"])):
             await _hear_of_claims(stage, timeline, claims, earlier)
             for line in story.more(timeline):
-                out.print(line, soft_wrap=not out.is_terminal, overflow="fold")
+                tell(line)
             status.update(_standing(run))
             if run["status"] == "awaiting_review":
                 status.stop()
@@ -121,7 +121,7 @@ async def tell_the_end(stage: Stage, user: Person, run: Row) -> None:
         out.print(Rule("the document", align="left", style="dim"))
         lines = str(document["body"]).splitlines()
         for line in lines[:FIRST_LINES]:
-            out.print(Text(plain(line)), soft_wrap=not out.is_terminal, overflow="fold")
+            tell(Text(plain(line)))
         out.print(
             Text(f"… {len(lines) - FIRST_LINES} more lines, in table compliance_documents", style="dim")
         )
@@ -131,15 +131,18 @@ async def tell_the_end(stage: Stage, user: Person, run: Row) -> None:
     out.print()
     out.print(Rule("look next", align="left", style="dim"))
     commands = {
-        "runhold stack start": "this database, again, in the background" if stage.stack else None,
-        f"runhold show {short(run['id'])}": "the whole story of this run, from Postgres",
-        "runhold reviews --all": "who decided what",
-        "runhold health": "completion, steps, tools, tokens over the last 7 days",
-        "runhold dev": "your own agent: see examples/compliance/agent.py",
+        "stack start": "this database, again, in the background",
+        f"show {short(run['id'])}": "the whole story of this run, from Postgres",
+        "reviews --all": "who decided what",
+        "health": "completion, steps, tools, tokens over the last 7 days",
+        "dev agent.py": "your own agent, with a worker that reloads",
     }
+    if stage.stack is None:
+        del commands["stack start"]
+    runhold = program()
+    width = len(runhold) + max(map(len, commands)) + 4
     for command, what in commands.items():
-        if what is not None:
-            out.print(Text.assemble((f"  {command:<24}", "bold cyan"), what))
+        out.print(Text.assemble((f"  {runhold} {command}".ljust(width + 2), "bold cyan"), what))
 
 
 def _summary(stage: Stage, run: Row) -> dict[str, Any]:

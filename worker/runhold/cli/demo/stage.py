@@ -13,6 +13,7 @@ from typing import Final
 
 from runhold.cli.demo.mailbox import HOST, Mailbox
 from runhold.cli.exits import CommandError
+from runhold.cli.first_start import tell_first_start
 from runhold.cli.parts import example_folder, has_model, load_script, start_worker
 from runhold.cli.project import LOCAL_FOLDER, Project, local_project
 from runhold.local.child import Child
@@ -87,6 +88,7 @@ async def put_up(
         project = local_project(folder)
         stack = None
         if project is None:
+            tell_first_start()
             stack = await parts.enter_async_context(await LocalStack.start(_options(folder, port)))
             state = load_state(folder)
             assert state is not None, "a started stack has its state"
