@@ -14,10 +14,11 @@ from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
 from runhold.loop.ports import Definition, Step, Usage
 from runhold.models.inprocess import FunctionModel
-from runhold.runtime import claims, runs, session, watchdog
+from runhold.runtime import claims, registration, runs, watchdog
 from runhold.runtime.config import WorkerConfig
+from runhold.runtime.registration import Registered, register
 from runhold.runtime.runs import Equipment
-from runhold.runtime.session import Session, register
+from runhold.runtime.session import Session
 from runhold.runtime.side_tasks import SideTaskDied
 from runhold.store import client
 from runhold.store.records import TypeSettings
@@ -55,27 +56,28 @@ class Bench:
         given: dict[str, Any] = {"capacity": 4, "lease_s": LEASE_S, "grace_s": 5, "realtime": False}
         return WorkerConfig(url="http://x.test", secret_key="sb_secret_x", **{**given, **options})
 
-    async def register(self, *, first: bool = True, **options: Any) -> Session | None:
+    async def register(self, *, first: bool = True, **options: Any) -> Registered | None:
         return await register(
             self.config(**options),
-            Equipment(
-                agents={"t": self.agent},
-                model=FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False),
-                executor=None,  # type: ignore[arg-type]
-                price=lambda model, usage: 0,
-                user_client=None,  # type: ignore[arg-type]
-                progress=lambda _: None,
-            ),
-            self.port,  # pyright: ignore[reportArgumentType]
-            self._open,
+            {"t": self.agent},
+            self.port,
             version="0",
             stop=self.stop,
             for_the_first_time=first,
         )
 
     async def start(self, **options: Any) -> tuple[Session, asyncio.Task[str]]:
-        made = await self.register(**options)
-        assert made is not None
+        registered = await self.register(**options)
+        assert registered is not None
+        equipment = Equipment(
+            agents={"t": self.agent},
+            model=FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False),
+            executor=None,  # type: ignore[arg-type]
+            price=lambda model, usage: 0,
+            user_client=None,  # type: ignore[arg-type]
+            progress=lambda _: None,
+        )
+        made = Session(self.config(**options), equipment, self.port, self._open, registered)
         task: asyncio.Task[str] = asyncio.create_task(made.run(self.stop))
         return made, task
 
@@ -404,7 +406,7 @@ async def test_an_unreachable_database_is_a_mistake_at_the_start_only(bench: Ben
     bench.port.failing["register"].append(StoreUnavailable("refused"))
     with pytest.raises(ConfigError, match="SUPABASE_URL"):
         await bench.register()
-    session.REGISTER_AGAIN_S, before = 0.01, session.REGISTER_AGAIN_S  # type: ignore[misc]
+    registration.REGISTER_AGAIN_S, before = 0.01, registration.REGISTER_AGAIN_S  # type: ignore[misc]
     try:
         bench.port.failing["register"].extend([StoreUnavailable("refused")] * 3)
         assert await bench.register(first=False) is not None
@@ -414,7 +416,7 @@ async def test_an_unreachable_database_is_a_mistake_at_the_start_only(bench: Ben
         bench.stop.set()
         assert await asyncio.wait_for(waiting, 1) is None
     finally:
-        session.REGISTER_AGAIN_S = before  # type: ignore[misc]
+        registration.REGISTER_AGAIN_S = before  # type: ignore[misc]
 
 
 async def test_a_mistake_is_not_repeated(bench: Bench) -> None:

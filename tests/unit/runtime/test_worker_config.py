@@ -66,8 +66,6 @@ def test_what_is_missing_is_named_all_at_once() -> None:
         ({"secret_key": "sb_publishable_x"}, "publishable"),
         ({"secret_key": "sb_secret x"}, "SUPABASE_SECRET_KEY"),
         ({"publishable_key": "sb_secret_x"}, "SUPABASE_PUBLISHABLE_KEY"),
-        ({"jwt_signing_key": "eyJ"}, "SUPABASE_JWT_SIGNING_KEY"),
-        ({"jwt_signing_key": '{"kty": "EC", "x": "1"}'}, "SUPABASE_JWT_SIGNING_KEY"),
         ({"capacity": 0}, "capacity"),
         ({"capacity": 5000}, "capacity"),
         ({"lease_s": 0.1}, "lease"),

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from fake_database import FakeDatabase
 
-from runhold.errors import Refused, StoreError
+from runhold.errors import Refused, StoreError, StoreUnavailable
 from runhold.loop.ports import (
     Entry,
     OpenReview,
@@ -241,7 +241,7 @@ async def test_a_busy_run_delays_no_other(database: FakeDatabase) -> None:
 async def test_a_busy_run_is_not_asked_about_sooner_because_it_appends(
     database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_log, "BUSY_PAUSE_S", (0.02, 0.02))
+    monkeypatch.setattr(run_log, "BUSY_PAUSE_S", (0.3, 0.3))
     async with _writing(database) as writer:
         log, _ = _open(database, writer)
         database.busy = lambda run: True
@@ -323,12 +323,21 @@ async def test_an_entry_too_large_to_send_breaks_only_its_own_run(
     assert [step["step_number"] for step in run.rows("steps")] == [1]
 
 
+@pytest.mark.parametrize("refused", [True, False])
 async def test_an_entry_that_always_fails_without_blame_ends_up_alone_and_is_given_up(
-    database: FakeDatabase,
+    database: FakeDatabase, refused: bool
 ) -> None:
-    database.poison = lambda entry: "57014" if "slow" in str(entry) else None
+    real = database.record
+
+    async def record(worker_id: UUID, entries: Any) -> list[dict[str, Any]]:
+        if any(b"slow" in body for body in entries):
+            await asyncio.sleep(0)
+            raise Refused("timeout", code="57014") if refused else StoreUnavailable("504")
+        return await real(worker_id, entries)
+
+    database.record = record  # type: ignore[method-assign]
     async with _writing(database) as writer:
-        slow, _ = _open(database, writer)
+        slow, run = _open(database, writer)
         others = [_open(database, writer) for _ in range(5)]
         bad = slow.append(_step(1, "slow"))
         number = 0
@@ -337,8 +346,14 @@ async def test_an_entry_that_always_fails_without_blame_ends_up_alone_and_is_giv
             assert number < 100
             answers = await asyncio.gather(*(log.append(_step(number)) for log, _ in others))
             assert {answer.kind for answer in answers} == {"ok"}
-        with pytest.raises(StoreError):
-            await bad
+        if refused:
+            with pytest.raises(StoreError):
+                await bad
+            assert (await slow.append(FAIL)).kind == "ok"
+            assert run.status == "failed"
+        else:  # nobody knows whether it is stored
+            assert (await bad).kind == "fenced"
+            assert slow.closed
 
 
 async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:

@@ -111,7 +111,11 @@ def test_a_truncated_run_comes_without_its_lists() -> None:
     bare = {key: value for key, value in RUN.items() if key not in ("steps", "calls", "reviews", "messages")}
     claim = read_claim({"runs": [{**bare, "truncated": True}]})
     assert not claim.runs
-    assert (str(claim.truncated[0].id), claim.truncated[0].fence, claim.truncated[0].steps) == (RUN["id"], 3, [])
+    assert (str(claim.truncated[0].id), claim.truncated[0].fence, claim.truncated[0].steps) == (
+        RUN["id"],
+        3,
+        [],
+    )
 
 
 @pytest.mark.parametrize("answer", [None, [], "x", {"runs": [{}]}, {"runs": ["x"]}, {"next_due": "soon"}])

@@ -39,6 +39,10 @@ MAX_DUE_S: Final = 2.0
 """Bounds of the pause before a run that was said to be due: the database's clock may be behind ours, and then a
 claim finds nothing yet."""
 
+SETTLE_TURNS: Final = 12
+"""Turns of the event loop after a slot became free: one flush ends many runs, and one claim shall fill all their
+slots."""
+
 RETRY_S: Final = 1.0
 """After a claim that got no answer within its deadline."""
 
@@ -100,6 +104,8 @@ class Claimer:
         while True:
             if self._held.free <= 0:
                 await self._held.until_free()
+                for _ in range(SETTLE_TURNS):
+                    await asyncio.sleep(0)
                 reason = "slot"
             claim = await self._claim()
             if claim is None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values, find_dotenv
@@ -118,8 +117,6 @@ class WorkerConfig:
                     self.publishable_key is not None and self.publishable_key.startswith("sb_secret_"),
                     "SUPABASE_PUBLISHABLE_KEY is a secret key: tools would get it. Give the publishable one.",
                 ),
-                (not _is_jwk(self.jwt_signing_key), "SUPABASE_JWT_SIGNING_KEY is no private JWK: give one "
-                 'JSON object, as `supabase gen signing-key` prints it ({"kty":"EC", …, "d":…}).'),
                 (not 1 <= self.capacity <= MAX_CAPACITY, f"The capacity is {self.capacity}: give a whole "
                  f"number from 1 to {MAX_CAPACITY}."),
                 (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
@@ -136,13 +133,3 @@ def _is_project_url(url: str) -> bool:
 
 def _is_key(key: str) -> bool:
     return re.fullmatch(r"[!-~]+", key) is not None
-
-
-def _is_jwk(text: str | None) -> bool:
-    if text is None:
-        return True
-    try:
-        key: Any = json.loads(text)
-    except ValueError:
-        return False
-    return isinstance(key, dict) and {"kty", "d"} <= cast("dict[str, Any]", key).keys()

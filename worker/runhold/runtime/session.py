@@ -9,29 +9,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
-import socket
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
-from uuid import UUID, uuid4
+from typing import Final, Literal, Protocol
+from uuid import UUID
 
-from runhold.agents import Agent
-from runhold.errors import ConfigError, RunholdError, StoreError, StoreUnavailable, WorkerDead
-from runhold.loop.ports import Definition, JsonObject
+from runhold.errors import ConfigError, RunholdError, StoreError
+from runhold.loop.ports import JsonObject
 from runhold.runtime.claims import Claimer, ClaimPort
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import HeartbeatPort, HeartbeatThread
 from runhold.runtime.held import HeldRun, HeldRuns
-from runhold.runtime.lease import Lease
+from runhold.runtime.registration import Registered
 from runhold.runtime.runs import Equipment, Runs, RunsPort
 from runhold.runtime.side_tasks import SideTaskDied, SideTasks
 from runhold.runtime.wake import Listener
 from runhold.runtime.watchdog import Watchdog
-from runhold.store.gateway import RecordPort, WorkerInfo
+from runhold.store.gateway import RecordPort
 from runhold.store.group_commit import GroupCommit
-from runhold.store.records import Heartbeat, Registration, TypeSettings
+from runhold.store.records import Heartbeat, TypeSettings
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +41,11 @@ WINDUP_S: Final = 2.0
 GOODBYE_S: Final = 3.0
 """Deadline of the last calls. If they fail, the lease ends by itself."""
 
-REGISTER_AGAIN_S: Final = 5.0
-"""Upper bound of the pause between attempts to register anew while the database is away."""
-
-MAX_FRESH_IDS: Final = 3
-"""Ids tried at once: one may be used up by a registration whose answer was lost."""
-
 End = Literal["stopped", "dead"]
 
 
-class WorkerPort(ClaimPort, RecordPort, RunsPort, Protocol):
-    """The calls of a session. ``Gateway`` is one."""
-
-    async def register(self, worker: WorkerInfo, definitions: Sequence[JsonObject]) -> Registration: ...
+class SessionPort(ClaimPort, RecordPort, RunsPort, Protocol):
+    """The calls of a session. ``Gateway`` has them."""
 
     async def release(
         self, worker_id: UUID, executions: Sequence[UUID], reason: str, *, deadline_s: float
@@ -69,18 +57,17 @@ class WorkerPort(ClaimPort, RecordPort, RunsPort, Protocol):
 
 
 class Session:
-    """A registered worker at work. Make it with :func:`register`."""
+    """A registered worker at work."""
 
     def __init__(
         self,
         config: WorkerConfig,
         equipment: Equipment,
-        port: WorkerPort,
+        port: SessionPort,
         open_heartbeat: Callable[[], Awaitable[HeartbeatPort]],
-        worker_id: UUID,
-        registration: Registration,
-        lease: Lease,
+        registered: Registered,
     ) -> None:
+        worker_id, lease = registered.worker_id, registered.lease
         self.worker_id = worker_id
         self._agent_types = tuple(equipment.agents)
         self._config = config
@@ -88,7 +75,7 @@ class Session:
         self._lease = lease
         self._draining = False
         self._dead = asyncio.Event()
-        self._types: Mapping[str, TypeSettings] = registration.types
+        self._types: Mapping[str, TypeSettings] = registered.types
         self._held = HeldRuns(config.capacity)
         self._writer = GroupCommit(
             port, worker_id, lease_lost=lambda: lease.is_lost, on_worker_dead=self._dead.set
@@ -97,7 +84,7 @@ class Session:
             worker_id=worker_id,
             port=port,
             equipment=equipment,
-            definitions=_current_definitions(equipment.agents, registration),
+            definitions=registered.definitions,
             writer=self._writer,
             held=self._held,
             may_start_effect=lease.may_start_effect,
@@ -113,7 +100,7 @@ class Session:
         self._claimer = Claimer(
             port,
             worker_id,
-            registration.definitions,
+            {name: each.id for name, each in registered.definitions.items()},
             self._held,
             take=self._runs.take,
             is_heard=lambda: self._listener.is_heard,
@@ -275,59 +262,3 @@ class Session:
         except RunholdError as error:
             logger.warning("run %s can't be released now: %s", held.run.id, error)
         self._held.remove(held)
-
-
-async def register(
-    config: WorkerConfig,
-    equipment: Equipment,
-    port: WorkerPort,
-    open_heartbeat: Callable[[], Awaitable[HeartbeatPort]],
-    *,
-    version: str,
-    stop: asyncio.Event,
-    for_the_first_time: bool,
-) -> Session | None:
-    """Register under a new id; None: ``stop`` was set meanwhile.
-
-    :raises ConfigError: URL, key, migrations or agents are wrong; or, the first time, nothing answers.
-    """
-    definitions = [agent.definition() for agent in equipment.agents.values()]
-    attempt = 0
-    while not stop.is_set():
-        attempt += 1
-        worker = WorkerInfo(
-            id=uuid4(),
-            hostname=socket.gethostname(),
-            pid=os.getpid(),
-            version=version,
-            capacity=config.capacity,
-            lease_ms=round(config.lease_s * 1000),
-        )
-        lease, sent_at = Lease(), time.monotonic()
-        try:
-            registration = await port.register(worker, definitions)
-        except WorkerDead:
-            if attempt >= MAX_FRESH_IDS:
-                raise
-            continue  # an answer was lost and the call repeated: that id is used up
-        except StoreUnavailable as error:
-            if for_the_first_time:
-                raise ConfigError(f"Nothing answers at SUPABASE_URL ({config.url}): {error}.") from error
-            logger.warning("can't register anew yet: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), random.uniform(0, REGISTER_AGAIN_S))
-            continue
-        lease.renew(sent_at, registration.lease_ms)
-        return Session(config, equipment, port, open_heartbeat, worker.id, registration, lease)
-    return None
-
-
-def _current_definitions(agents: Mapping[str, Agent], registration: Registration) -> dict[str, Definition]:
-    """What this worker's agents are, under the ids that the database gave them."""
-
-    def current(agent_type: str, given: Mapping[str, Any]) -> Definition:
-        fields = ("version", "model", "instructions", "tools", "params", "limits")
-        definition_id = registration.definitions[agent_type]
-        return Definition(id=definition_id, agent_type=agent_type, **{name: given[name] for name in fields})
-
-    return {name: current(name, agent.definition()) for name, agent in agents.items()}

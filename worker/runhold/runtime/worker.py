@@ -25,8 +25,9 @@ from runhold.models.prices import Prices
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import BEATS_PER_LEASE
 from runhold.runtime.progress import Progress
+from runhold.runtime.registration import register
 from runhold.runtime.runs import Equipment
-from runhold.runtime.session import register
+from runhold.runtime.session import Session
 from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.store.gateway import Gateway
@@ -68,19 +69,18 @@ async def _sessions(
     config: WorkerConfig, equipment: Equipment, gateway: Gateway, stop: asyncio.Event
 ) -> None:
     """One registration after the other: a new one whenever the lease of the last was lost."""
+    open_heartbeat = partial(
+        Gateway.open, config.url, config.secret_key, timeout_s=_timeout_s(config), connections=1
+    )
     first = True
     while not stop.is_set():
-        session = await register(
-            config,
-            equipment,
-            gateway,
-            partial(Gateway.open, config.url, config.secret_key, timeout_s=_timeout_s(config), connections=1),
-            version=_version(),
-            stop=stop,
-            for_the_first_time=first,
+        registered = await register(
+            config, equipment.agents, gateway, version=_version(), stop=stop, for_the_first_time=first
         )
+        if registered is None:
+            return
         first = False
-        if session is None or await session.run(stop) == "stopped":
+        if await Session(config, equipment, gateway, open_heartbeat, registered).run(stop) == "stopped":
             return
 
 

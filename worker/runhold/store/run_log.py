@@ -50,7 +50,10 @@ class Sealed:
     compound: Compound
     seq: int
     body: bytes
-    refusals_alone: int = 0
+    failures: int = 0
+    """Flushes with it that failed without an answer about it."""
+    failures_alone: int = 0
+    """Of those, the ones with nothing else in them, while others succeed."""
 
 
 class QueuedLog:

@@ -1,0 +1,101 @@
+"""Registering: under which id, with what answer, and who is told when it does not work."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID, uuid4
+
+from runhold.agents import Agent
+from runhold.errors import ConfigError, StoreUnavailable, WorkerDead
+from runhold.loop.ports import Definition, JsonObject
+from runhold.runtime.config import WorkerConfig
+from runhold.runtime.lease import Lease
+from runhold.store.gateway import WorkerInfo
+from runhold.store.records import Registration, TypeSettings
+
+logger = logging.getLogger(__name__)
+
+REGISTER_AGAIN_S: Final = 5.0
+"""Upper bound of the pause between attempts to register anew while the database is away."""
+
+MAX_FRESH_IDS: Final = 3
+"""Ids tried at once: one may be used up by a registration whose answer was lost."""
+
+
+class RegisterPort(Protocol):
+    """The one call that registering needs."""
+
+    async def register(self, worker: WorkerInfo, definitions: Sequence[JsonObject]) -> Registration: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Registered:
+    """A worker that the database knows.
+
+    :ivar definitions: what its agents are, by type, under the ids that the database gave them.
+    :ivar types: what operators said about them when it registered.
+    """
+
+    worker_id: UUID
+    definitions: Mapping[str, Definition]
+    types: Mapping[str, TypeSettings]
+    lease: Lease
+
+
+async def register(
+    config: WorkerConfig,
+    agents: Mapping[str, Agent],
+    port: RegisterPort,
+    *,
+    version: str,
+    stop: asyncio.Event,
+    for_the_first_time: bool,
+) -> Registered | None:
+    """Register under a new id; None: ``stop`` was set meanwhile.
+
+    :raises ConfigError: URL, key, migrations or agents are wrong; or, the first time, nothing answers.
+    """
+    given = {name: agent.definition() for name, agent in agents.items()}
+    attempt = 0
+    while not stop.is_set():
+        attempt += 1
+        worker = WorkerInfo(
+            id=uuid4(),
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            version=version,
+            capacity=config.capacity,
+            lease_ms=round(config.lease_s * 1000),
+        )
+        lease, sent_at = Lease(), time.monotonic()
+        try:
+            answer = await port.register(worker, list(given.values()))
+        except WorkerDead:
+            if attempt >= MAX_FRESH_IDS:
+                raise
+            continue  # an answer was lost and the call repeated: that id is used up
+        except StoreUnavailable as error:
+            if for_the_first_time:
+                raise ConfigError(f"Nothing answers at SUPABASE_URL ({config.url}): {error}.") from error
+            logger.warning("can't register anew yet: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), random.uniform(0, REGISTER_AGAIN_S))
+            continue
+        lease.renew(sent_at, answer.lease_ms)
+        definitions = {name: _definition(answer.definitions[name], name, given[name]) for name in agents}
+        return Registered(worker_id=worker.id, definitions=definitions, types=answer.types, lease=lease)
+    return None
+
+
+def _definition(definition_id: UUID, agent_type: str, given: JsonObject) -> Definition:
+    fields = ("version", "model", "instructions", "tools", "params", "limits")
+    return Definition(id=definition_id, agent_type=agent_type, **{name: given[name] for name in fields})
