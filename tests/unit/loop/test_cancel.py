@@ -76,6 +76,26 @@ async def test_a_verdict_that_says_so_ends_the_models_call() -> None:
     worker.log.release()
     worker.log.hold = False
     assert (await asyncio.wait_for(task, 1)).kind == "cancelled"
+    assert row.transitions[-1].to == "cancelled"
+
+
+@pytest.mark.parametrize("what", ["lost", "limit"])
+async def test_so_does_a_verdict_that_the_run_is_lost_or_over_a_limit(what: str) -> None:
+    act = Act("read")
+    act.go_on.set()
+    row = Row()
+    worker = Worker(row, act.agent, model := ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
+    worker.log.hold = True
+    task = worker.start()
+    await until(lambda: len(model.requests) == 2)
+    if what == "lost":
+        row.fence += 1
+    else:
+        row.limits = {"max_tokens": 1}
+    worker.log.release()
+    worker.log.hold = False
+    outcome = await asyncio.wait_for(task, 1)
+    assert (outcome.kind, outcome.code) in [("fenced", None), ("failed", "MAX_TOKENS_EXCEEDED")]
 
 
 async def test_between_the_answer_and_the_effect_nothing_starts() -> None:

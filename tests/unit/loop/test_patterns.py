@@ -99,6 +99,13 @@ async def test_parallel_failures_count_once() -> None:
     assert row.status == "completed"
 
 
+async def test_a_success_beside_a_failure_breaks_the_row_too() -> None:
+    row = Row()
+    mixed = asks(("find", {"query": "bad x"}), ("find", {"query": "milk"}))
+    await work(row, AGENT, ScriptedModel(bad("a"), bad("b"), mixed, says("Done.")))
+    assert row.status == "completed"
+
+
 async def test_arguments_that_never_fit_end_the_run_too() -> None:
     row = Row()
     wrong = [asks(("find", {"quarry": n})) for n in range(3)]
