@@ -83,6 +83,7 @@ create index agent_events_of_execution_idx on public.agent_events (execution_id,
 
 alter table public.agent_events enable row level security;
 revoke all on public.agent_events from public, anon, authenticated, service_role;
+revoke all on sequence public.agent_events_id_seq from public, anon, authenticated, service_role;
 grant select on public.agent_events to authenticated, service_role;
 create policy "users see the events of their own runs" on public.agent_events
   for select to authenticated using (user_id = (select auth.uid()));

@@ -98,6 +98,7 @@ return exists (
 alter table public.agent_reviews enable row level security;
 alter table public.agent_review_decisions enable row level security;
 revoke all on public.agent_reviews, public.agent_review_decisions from public, anon, authenticated, service_role;
+revoke all on sequence public.agent_review_decisions_id_seq from public, anon, authenticated, service_role;
 revoke execute on all functions in schema runhold from public;
 
 grant execute on function runhold.is_reviewer(), runhold.may_review(text, text, text) to authenticated;
