@@ -151,6 +151,17 @@ async def test_a_start_is_not_merged_before_the_result_it_follows(database: Fake
     ]
 
 
+async def test_a_result_is_not_merged_with_the_start_it_follows(database: FakeDatabase) -> None:
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(Entry(starts=[Start(step_number=1, position=0)]))
+        await log.append(Entry(results=[Result(step_number=1, position=0, status="failed")]))
+    assert [sorted(entry) for entry in run.entries] == [
+        ["execution", "fence", "seq", "starts"],
+        ["execution", "fence", "results", "seq"],
+    ]
+
+
 async def test_nothing_is_merged_behind_a_transition(database: FakeDatabase) -> None:
     async with _writing(database) as writer:
         log, run = _open(database, writer)

@@ -61,17 +61,18 @@ class _Parts:
 class Compound:
     """Entries of one run that go out together, and those who wait for the verdict on them.
 
-    The database applies the parts of an entry in a fixed order: steps, calls, reviews, starts, results,
-    state, transition. Entries may be merged as long as that order does not change what they mean.
+    The database applies the parts of an entry in an order of its own (calls before results, say). Entries may
+    be merged as long as no order of the parts changes what they mean.
     """
 
-    __slots__ = ("_active_ms", "_parts", "_unmergeable", "ends", "futures", "size")
+    __slots__ = ("_active_ms", "_parts", "_started", "_unmergeable", "ends", "futures", "size")
 
     def __init__(self) -> None:
         self._parts = _Parts()
         self._active_ms = 0
         # Calls whose result must stay a result: SQL does more with it than store it.
         self._unmergeable: set[CallKey] = set()
+        self._started: set[CallKey] = set()
         self.futures: list[asyncio.Future[Verdict]] = []
         self.ends = False
         """Whether it takes the run off this worker: nothing can be merged behind it."""
@@ -84,7 +85,9 @@ class Compound:
             return False
         results = self._parts.results
         return not any((start.step_number, start.position) in results for start in entry.starts) and not any(
-            (result.step_number, result.position) in results for result in entry.results
+            (result.step_number, result.position) in results
+            or (result.step_number, result.position) in self._started
+            for result in entry.results
         )
 
     def add(self, entry: Entry, future: asyncio.Future[Verdict]) -> None:
@@ -148,6 +151,7 @@ class Compound:
             self._unmergeable.add((review.step_number, review.position))
         for start in entry.starts:
             self._unmergeable.add((start.step_number, start.position))
+            self._started.add((start.step_number, start.position))
         for result in entry.results:
             if result.status == "unknown":  # opens a review
                 self._unmergeable.add((result.step_number, result.position))
