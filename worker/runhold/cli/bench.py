@@ -14,7 +14,7 @@ from rich.text import Text
 
 from runhold.cli.first_start import tell_first_start
 from runhold.cli.output import err, out, say
-from runhold.cli.parts import has_model, load_script, start_worker, tailing
+from runhold.cli.parts import has_model, load_script, make_tables, start_worker, tailing
 from runhold.cli.project import LOCAL_FOLDER
 from runhold.cli.render import fields
 from runhold.local.child import Child
@@ -45,6 +45,7 @@ async def hold(module: Path | None, *, port: int, reload: bool) -> None:
             )
             await stack.wait()
             return
+        await make_tables(stack.database_url, module.parent)
         environment = {**stack.env(), **await _scripted_model(parts, module)}
         log = stack.folder / "logs" / "worker.log"
         await parts.enter_async_context(tailing(log, _tell))

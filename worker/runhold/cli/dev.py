@@ -31,7 +31,8 @@ def dev(
 ) -> None:
     """A whole Supabase on your machine, and your worker beside it, until Ctrl-C.
 
-    Applies Runhold's migrations and those in supabase/migrations/. The database stays in .runhold/.
+    Applies Runhold's migrations, those in supabase/migrations/ and a migration.sql beside the agent. The database
+    stays in .runhold/.
     The worker starts anew whenever a .py file in the agent's folder changes.
     Without OPENAI_API_KEY and OPENAI_BASE_URL a file script.py beside the agent plays the model, if there is one.
 

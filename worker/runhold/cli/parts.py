@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
+import zlib
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -15,11 +16,17 @@ from typing import Any, Final, cast
 import runhold.local
 from runhold.cli.exits import CommandError
 from runhold.local.child import Child, ChildSpec
+from runhold.local.migrations import apply_project
+from runhold.local.project import Migration
+from runhold.local.project import Project as SqlProject
 from runhold.models.script import Script
 
 WORKER_READY: Final = r"worker ready"
 WORKER_READY_WITHIN_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.1
+
+AFTER_ALL_OTHERS: Final = "29990101"
+"""How the versions of such migrations begin."""
 
 _PACKAGED: Final = Path(runhold.local.__file__).parent / "project" / "examples"
 _CHECKOUT: Final = Path(__file__).parents[3] / "examples"
@@ -53,6 +60,19 @@ def load_script(folder: Path) -> Script | None:
         raise CommandError(
             f"{folder / 'script.py'} can't be used: {type(error).__name__}: {error}."
         ) from error
+
+
+async def make_tables(database_url: str, folder: Path) -> None:
+    """Apply ``migration.sql`` of an agent's folder, if there is one and it was not applied yet.
+
+    For agents that bring their tables along, as examples do; a project keeps its migrations in supabase/migrations/.
+    """
+    path = folder / "migration.sql"
+    if not path.is_file():
+        return
+    version = f"{AFTER_ALL_OTHERS}{zlib.crc32(folder.name.encode()) % 1_000_000:06d}"
+    migration = Migration(version=version, name=folder.name, path=path)
+    await apply_project(database_url, SqlProject(migrations=(migration,), seed=None), seed=False)
 
 
 def has_model() -> bool:

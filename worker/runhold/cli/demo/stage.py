@@ -14,21 +14,15 @@ from typing import Final
 from runhold.cli.demo.mailbox import HOST, Mailbox
 from runhold.cli.exits import CommandError
 from runhold.cli.first_start import tell_first_start
-from runhold.cli.parts import example_folder, has_model, load_script, start_worker
+from runhold.cli.parts import example_folder, has_model, load_script, make_tables, start_worker
 from runhold.cli.project import LOCAL_FOLDER, Project, local_project
 from runhold.local.child import Child
-from runhold.local.migrations import apply_project
 from runhold.local.ports import is_free
-from runhold.local.project import Migration
-from runhold.local.project import Project as SqlProject
 from runhold.local.stack import DEFAULT_PORT, LocalStack, StackOptions, environment_of
 from runhold.local.state import load_state
 from runhold.models.scripted import ScriptedModel
 
 EXAMPLE: Final = "compliance"
-MIGRATION_VERSION: Final = "20261122900000"
-"""After Runhold's own; the example's two tables are made once."""
-
 SCRIPTED_LATENCY_S: Final = 0.2
 """How long the scripted model thinks: long enough to see that somebody does."""
 
@@ -97,7 +91,7 @@ async def put_up(
             "Supabase",
             f"{project.url}  PostgreSQL 17, REST, Auth, Realtime" + ("" if stack else " (it ran already)"),
         )
-        await _make_tables(project)
+        await make_tables(project.environment["DATABASE_URL"], example_folder(EXAMPLE))
         model, environment = await _model(parts)
         told("model", model)
         mailbox = await parts.enter_async_context(Mailbox())
@@ -137,15 +131,6 @@ def _options(folder: Path, port: int | None) -> StackOptions:
     if port is None:
         port = DEFAULT_PORT if is_free(DEFAULT_PORT) else 0
     return StackOptions(folder=folder, port=port)
-
-
-async def _make_tables(project: Project) -> None:
-    migration = Migration(
-        version=MIGRATION_VERSION, name=EXAMPLE, path=example_folder(EXAMPLE) / "migration.sql"
-    )
-    await apply_project(
-        project.environment["DATABASE_URL"], SqlProject(migrations=(migration,), seed=None), seed=False
-    )
 
 
 async def _model(parts: AsyncExitStack) -> tuple[str, dict[str, str]]:
