@@ -48,7 +48,7 @@ def start(port: Port = USUAL_PORT, folder: Folder = FOLDER, as_json: AsJson = Fa
     \b
     Examples:
       runhold stack start
-      runhold stack start --port 0 && eval "$(runhold stack env)"
+      runhold stack start --port 0 && eval "$(runhold stack env --export)"
     """
     from runhold.local import control
     from runhold.local.stack import StackOptions
