@@ -63,6 +63,8 @@ def test_what_is_missing_is_named_all_at_once() -> None:
     [
         ({"url": "x.supabase.co"}, "SUPABASE_URL"),
         ({"url": "https://x.supabase.co/rest/v1"}, "without a path"),
+        ({"url": "http://[::1"}, "SUPABASE_URL"),
+        ({"url": "http://127.0.0.1:99999"}, "SUPABASE_URL"),
         ({"secret_key": "sb_publishable_x"}, "publishable"),
         ({"secret_key": "sb_secret x"}, "SUPABASE_SECRET_KEY"),
         ({"publishable_key": "sb_secret_x"}, "SUPABASE_PUBLISHABLE_KEY"),

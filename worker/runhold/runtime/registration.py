@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 from runhold.agents import Agent
-from runhold.errors import ConfigError, StoreUnavailable, WorkerDead
+from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead, is_retryable
 from runhold.loop.ports import Definition, JsonObject
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.lease import Lease
@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 REGISTER_AGAIN_S: Final = 5.0
 """Upper bound of the pause between attempts to register anew while the database is away."""
+
+SCHEMA_VERSION: Final = 1
+"""What ``runhold.schema_version()`` answers in the migrations that this worker was built for."""
 
 MAX_FRESH_IDS: Final = 3
 """Ids tried at once: one may be used up by a registration whose answer was lost."""
@@ -63,11 +66,11 @@ async def register(
     """Register under a new id; None: ``stop`` was set meanwhile.
 
     :raises ConfigError: URL, key, migrations or agents are wrong; or, the first time, nothing answers.
+    :raises StoreError: the database refuses, and not only for the moment.
     """
     given = {name: agent.definition() for name, agent in agents.items()}
-    attempt = 0
+    used_up = 0
     while not stop.is_set():
-        attempt += 1
         worker = WorkerInfo(
             id=uuid4(),
             hostname=socket.gethostname(),
@@ -80,20 +83,40 @@ async def register(
         try:
             answer = await port.register(worker, list(given.values()))
         except WorkerDead:
-            if attempt >= MAX_FRESH_IDS:
+            used_up += 1  # an answer was lost and the call repeated: that id is gone
+            if used_up >= MAX_FRESH_IDS:
                 raise
-            continue  # an answer was lost and the call repeated: that id is used up
-        except StoreUnavailable as error:
-            if for_the_first_time:
-                raise ConfigError(f"Nothing answers at SUPABASE_URL ({config.url}): {error}.") from error
+            continue
+        except StoreError as error:
+            if for_the_first_time and isinstance(error, StoreUnavailable):
+                what = str(error).rstrip(".")
+                raise ConfigError(f"Nothing answers at SUPABASE_URL ({config.url}): {what}.") from error
+            if for_the_first_time or not is_retryable(error):
+                raise
+            used_up = 0
             logger.warning("can't register anew yet: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), random.uniform(0, REGISTER_AGAIN_S))
             continue
+        _require_schema(answer.schema_version)
         lease.renew(sent_at, answer.lease_ms)
         definitions = {name: _definition(answer.definitions[name], name, given[name]) for name in agents}
         return Registered(worker_id=worker.id, definitions=definitions, types=answer.types, lease=lease)
     return None
+
+
+def _require_schema(found: int) -> None:
+    """:raises ConfigError: the database's functions are not those that this worker knows how to call."""
+    if found < SCHEMA_VERSION:
+        raise ConfigError(
+            f"The database's migrations are of version {found}, older than this worker's ({SCHEMA_VERSION}): "
+            "run `supabase db push` (hosted) or `runhold dev` (local), then start it again."
+        )
+    if found > SCHEMA_VERSION:
+        raise ConfigError(
+            f"The database's migrations are of version {found}, newer than this worker's ({SCHEMA_VERSION}): "
+            "upgrade runhold where this worker runs."
+        )
 
 
 def _definition(definition_id: UUID, agent_type: str, given: JsonObject) -> Definition:

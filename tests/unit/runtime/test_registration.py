@@ -1,0 +1,65 @@
+"""Registering: other migrations than the worker was built for, and outages with answers of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from runhold import Agent
+from runhold.errors import ConfigError, Refused, StoreUnavailable, WorkerDead
+from runhold.runtime import registration
+from runhold.runtime.config import WorkerConfig
+from runhold.runtime.registration import SCHEMA_VERSION, Registered, register
+from runhold.store.gateway import WorkerInfo
+from runhold.store.records import Registration
+
+AGENT = Agent(type="one", model="m", instructions="x")
+
+
+class Port:
+    """Answers with the given failures, one by one, then well."""
+
+    def __init__(self, *failures: Exception, schema_version: int = SCHEMA_VERSION) -> None:
+        self.failures = list(failures)
+        self.schema_version = schema_version
+
+    async def register(self, worker: WorkerInfo, definitions: Sequence[Any]) -> Registration:
+        if self.failures:
+            raise self.failures.pop(0)
+        return Registration(definitions={"one": uuid4()}, lease_ms=1000, schema_version=self.schema_version)
+
+
+async def registered(port: Port, *, first: bool) -> Registered | None:
+    config = WorkerConfig(url="http://x.test", secret_key="sb_secret_x")
+    return await register(
+        config, {"one": AGENT}, port, version="0", stop=asyncio.Event(), for_the_first_time=first
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(SCHEMA_VERSION - 1, "older than this worker"), (SCHEMA_VERSION + 1, "newer than this")],
+)
+async def test_migrations_of_another_version_are_named(version: int, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        await registered(Port(schema_version=version), first=True)
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_worker_that_comes_back_outlives_every_kind_of_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "REGISTER_AGAIN_S", 0.001)
+    starting_up = Refused("the database system is starting up", code="57P03")
+    lost_answer = WorkerDead("used before", code="RH012")
+    away = [StoreUnavailable("refused")] * 4
+    assert await registered(Port(starting_up, *away, lost_answer), first=False) is not None
+
+
+async def test_a_refusal_that_will_last_ends_it() -> None:
+    with pytest.raises(Refused, match="no"):
+        await registered(Port(Refused("no", code="RH013")), first=False)
