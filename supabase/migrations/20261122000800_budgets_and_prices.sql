@@ -50,3 +50,7 @@ grant select, insert, update, delete on public.model_prices, public.agent_budget
 grant select on public.agent_usage to service_role;
 grant select on public.model_prices to authenticated;
 create policy "signed-in users see prices" on public.model_prices for select to authenticated using (true);
+
+-- says to the linter, and to readers, that no policy for users is meant (the service passes RLS anyway)
+create policy "budgets are the service's alone" on public.agent_budgets for select to service_role using (true);
+create policy "usage is the service's alone" on public.agent_usage for select to service_role using (true);

@@ -27,6 +27,8 @@ create index agent_workers_living_idx on public.agent_workers (id) where dead_at
 alter table public.agent_workers enable row level security;
 revoke all on public.agent_workers from public, anon, authenticated, service_role;
 grant select on public.agent_workers to service_role;
+-- says to the linter, and to readers, that no policy for users is meant (the service passes RLS anyway)
+create policy "workers are the service's alone" on public.agent_workers for select to service_role using (true);
 
 -- When did anybody last beat, and since when do they do so without a gap? After an outage of the database every lease
 -- has run out; the sweep then gives the workers one lease's time to be heard before it declares anybody dead. Sweeps
