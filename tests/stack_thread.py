@@ -17,12 +17,15 @@ from runhold.local.stack import LocalStack, StackOptions
 
 
 @contextmanager
-def running_stack(*, api: bool = True, realtime: bool = True) -> Iterator[LocalStack]:
-    """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end."""
+def running_stack(*, api: bool = True, realtime: bool = True, durable: bool = False) -> Iterator[LocalStack]:
+    """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end.
+
+    `durable`: a crash of its PostgreSQL loses nothing that was committed; slower.
+    """
     folder = Path(tempfile.mkdtemp(prefix="runhold-test-"))
     folder.chmod(0o755)  # so that the database files can be beside the rest also when root runs the tests
     options = StackOptions(
-        folder=folder / "stack", port=0, api=api, realtime=realtime, seed=False, durable=False
+        folder=folder / "stack", port=0, api=api, realtime=realtime, seed=False, durable=durable
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="local stack", daemon=True)

@@ -3,6 +3,7 @@
 The input is ``{"plan": [move, …]}``; after ``n`` answers of the model the next move is ``plan[n]``:
 
     ["call", tool, arguments]      ["calls", [[tool, arguments], …]]      ["say", text]
+    ["hang", move]: no answer to the first request, the move to those after it
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runhold import Agent, Limits, RunContext, ToolFailed, tool
-from runhold.testing import call, calls, say
+from runhold.testing import call, calls, fault, say
 
 
 def folder() -> Path:
@@ -79,8 +80,9 @@ def hold_read(name: str) -> str:
 
 
 @tool(effect="idempotent", timeout=120)
-def hold_idempotent(name: str) -> str:
+def hold_idempotent(ctx: RunContext, name: str) -> str:
     """Say that it began, and wait for a signal."""
+    note(f"key of {name}", ctx.idempotency_key)
     return _hold(name)
 
 
@@ -124,14 +126,19 @@ def script(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
     """What the model says next: the next move of the plan."""
     plan = json.loads(next(m["content"] for m in messages if m["role"] == "user"))["plan"]
     moves = sum(1 for m in messages if m["role"] == "assistant")
-    if moves >= len(plan):
-        return say("The plan is over.")
-    match plan[moves]:
+    return answer(plan[moves]) if moves < len(plan) else say("The plan is over.")
+
+
+def answer(move: list[Any]) -> Any:
+    """What the model says for a move."""
+    match move:
+        case ["hang", then]:
+            return fault.first(fault.hang(), then=answer(then))
         case ["call", name, arguments]:
             return call(name, arguments)
         case ["calls", items]:
             return calls(*(call(name, arguments) for name, arguments in items))
         case ["say", text]:
             return say(text)
-        case move:
+        case _:
             raise ValueError(f"no such move: {move}")

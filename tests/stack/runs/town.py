@@ -104,13 +104,15 @@ class Town:
             )
         return client
 
-    def worker(self, *options: str, lease_s: float = 5, **env: str) -> WorkerProcess:
-        """Start a worker process that has the clerk."""
+    def worker(
+        self, *options: str, lease_s: float = 5, module: str | None = clerk.__file__, **env: str
+    ) -> WorkerProcess:
+        """Start a worker process that has the agents of ``module``: the clerk."""
         log_path = self.folder / f"worker-{len(self.workers)}.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "runhold", "worker", str(Path(clerk.__file__))),
+                    *(sys.executable, "-m", "runhold", "worker", str(module)),
                     *("--lease", str(lease_s), *options),
                 ],
                 stdout=log,
