@@ -36,7 +36,7 @@ $(READY): pyproject.toml constraints.txt $(JS_LOCK)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]' --group dev
 	@echo "Installing Node packages …"
 	@if test -f tests/js/package-lock.json; then \
-		npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund --loglevel=error --silent; fi
+		npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; fi
 	@$(BIN)/python -m runhold.local.api
 	@touch $@
 
