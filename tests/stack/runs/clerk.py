@@ -133,6 +133,7 @@ def answer(move: list[Any]) -> Any:
     """What the model says for a move."""
     match move:
         case ["hang", then]:
+            (folder() / "holding-model").touch()
             return fault.first(fault.hang(), then=answer(then))
         case ["call", name, arguments]:
             return call(name, arguments)
