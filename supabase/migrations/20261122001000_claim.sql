@@ -100,11 +100,9 @@ $$;
 
 -- Runs whose time has come join the queue, where priority and age decide. So the queue's index holds only what may be
 -- claimed now, however many runs wait for later.
-create function runhold.queue_due(p_types text[]) returns void
+create function runhold.queue_due(p_types text[], p_n integer) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  c_at_once constant integer := 200;  -- per type and claim
 begin
   update public.agent_executions x set wake_at = null
   where x.id in (
@@ -112,7 +110,7 @@ begin
     cross join lateral (
       select e.id from public.agent_executions e
       where e.status = 'pending' and e.agent_type = t.name and e.wake_at <= runhold.now()
-      order by e.wake_at limit c_at_once for update skip locked) d);
+      order by e.wake_at limit p_n for update skip locked) d);
 end;
 $$;
 
@@ -149,27 +147,30 @@ end;
 $$;
 
 -- The same, user by user from p_after on: when the head of the queue is one user's backlog, the others are found here.
+-- Conditions are ranges over the first columns of agent_executions_queued_users_idx: only its order serves them, whatever
+-- the statistics say about users.
 create function runhold.each_with_room(p_type text, p_per_user integer, p_after uuid, p_users integer) returns uuid[]
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   return array(
     with recursive queued as (
-      select 1 as nth, (select x.user_id from public.agent_executions x
-                        where x.status = 'pending' and x.agent_type = p_type and x.wake_at is null and x.user_id > p_after
-                        order by x.user_id limit 1) as user_id
+      select 0 as nth, p_after as user_id
       union all
       select u.nth + 1, (select x.user_id from public.agent_executions x
-                         where x.status = 'pending' and x.agent_type = p_type and x.wake_at is null and x.user_id > u.user_id
-                         order by x.user_id limit 1)
+                         where x.status = 'pending' and x.wake_at is null
+                           and (x.agent_type, x.user_id) > (p_type, u.user_id) and x.agent_type <= p_type
+                         order by x.agent_type, x.user_id limit 1)
       from queued u where u.user_id is not null and u.nth < p_users)
     select f.id from queued u
     cross join lateral (
       select x.id from public.agent_executions x
-      where x.status = 'pending' and x.agent_type = p_type and x.wake_at is null and x.user_id = u.user_id
-      order by x.priority desc, x.created_at, x.id
+      where x.status = 'pending' and x.wake_at is null
+        and (x.agent_type, x.user_id) >= (p_type, u.user_id) and (x.agent_type, x.user_id) <= (p_type, u.user_id)
+      order by x.agent_type, x.user_id, x.priority desc, x.created_at, x.id
       limit greatest(0, p_per_user - (select count(*) from public.agent_executions r
-                                      where r.status = 'running' and r.agent_type = p_type and r.user_id = u.user_id))) f);
+                                      where r.status = 'running' and r.agent_type = p_type and r.user_id = u.user_id))) f
+    where u.nth > 0 and u.user_id is not null);
 end;
 $$;
 
@@ -219,7 +220,7 @@ declare
 begin
   ids := '{}';
   more := false;
-  perform runhold.queue_due(p_types);
+  perform runhold.queue_due(p_types, greatest(2 * p_n, 20));  -- more than are claimed, so that a backlog shrinks
   for v_type in select t.* from public.agent_types t where t.name = any (p_types) and t.enabled order by t.name loop
     if v_type.max_concurrent is null and v_type.max_concurrent_per_user is null then
       v_open := v_open || v_type.name;
