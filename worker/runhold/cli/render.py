@@ -38,6 +38,11 @@ def short(identifier: object) -> str:
     return str(identifier)[:SHORT_ID]
 
 
+def detail_text(detail: Any) -> str:
+    """Why a run failed: the message of ``error_detail`` if it has one, else all of it."""
+    return plain(members(detail).get("message") or one_line(detail, 500))
+
+
 def status_text(status: str) -> Text:
     return Text(_STATUS_WORDS.get(status, status), style=status)
 

@@ -13,7 +13,7 @@ from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_
 from runhold.cli.output import err, hint, out, print_json, print_json_line, say, tell
 from runhold.cli.person import sign_in_as
 from runhold.cli.project import find_project
-from runhold.cli.render import health_view, result_panel, run_header, runs_table, short
+from runhold.cli.render import detail_text, health_view, result_panel, run_header, runs_table, short
 from runhold.cli.story import Story
 from runhold.cli.watching import follow
 
@@ -261,7 +261,7 @@ def _ended(run: Row, *, as_json: bool) -> Exit:
         out.print()
         out.print(result_panel(run))
     elif run["status"] == "failed" and run.get("error_detail"):
-        err.print(f"{run['error']}: {run['error_detail']}", markup=False, soft_wrap=True)
+        err.print(f"{run['error']}: {detail_text(run['error_detail'])}", markup=False, soft_wrap=True)
     return RUN_EXITS[run["status"]]
 
 

@@ -15,7 +15,7 @@ from runhold.cli.demo.gate import Decision
 from runhold.cli.demo.stage import Stage
 from runhold.cli.output import out, program, tell
 from runhold.cli.person import Person
-from runhold.cli.render import fields, plain, review_panel, short
+from runhold.cli.render import detail_text, fields, plain, review_panel, short
 from runhold.cli.story import Story
 from runhold.cli.watching import follow
 
@@ -165,7 +165,7 @@ def _ending(run: Row) -> Text:
     text = Text(f"{run['id']} ").append(run["status"], style=run["status"])
     if run["status"] == "completed":
         return text.append(f": {plain(run['result'].get('summary', ''))}")
-    return text.append(f": {run['error']} {plain(run['error_detail'] or '')}")
+    return text.append(f": {run['error']} {detail_text(run['error_detail'])}")
 
 
 async def _document(user: Person, run: Row) -> Row | None:
