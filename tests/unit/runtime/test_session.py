@@ -14,6 +14,7 @@ from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
 from runhold.loop.ports import Definition, Step, Usage
 from runhold.models.inprocess import FunctionModel
+from runhold.models.script import Hang
 from runhold.runtime import claims, registration, runs, watchdog
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.registration import Registered, register
@@ -167,6 +168,20 @@ async def test_what_does_not_end_within_the_grace_is_given_back_as_it_is(bench: 
     assert await wound_up(bench, task) == "stopped"
     assert bench.port.run(run_id).status == "pending"
     assert bench.port.calls_of("stop") == [True, False]
+
+
+async def test_what_a_run_had_done_is_written_when_it_is_given_back(bench: Bench) -> None:
+    bench.script = lambda messages, tools: Hang() if messages[-1]["role"] == "tool" else call("hold", {})
+    bench.go.set()
+    run_id = bench.port.submit()
+    _, task = await bench.start(grace_s=0)
+    bench.port.latency_s = 0.2
+    await until(bench.holding.is_set)
+    await asyncio.sleep(0.05)  # its step is under way, the tool's result waits behind it
+    assert not bench.port.run(run_id).entries
+    assert await wound_up(bench, task) == "stopped"
+    run = bench.port.run(run_id)
+    assert [each["status"] for each in run.rows("calls") + run.rows("results")][-1] == "succeeded"
 
 
 async def test_a_goodbye_that_nobody_takes_does_not_keep_the_worker(bench: Bench) -> None:

@@ -301,6 +301,20 @@ async def test_a_culprit_is_found_and_the_others_are_stored(database: FakeDataba
                 assert logs[n][1].recorded_seq == 1
 
 
+async def test_an_outage_in_the_middle_of_the_search_for_a_culprit_loses_nobody(
+    database: FakeDatabase,
+) -> None:
+    database.poison = lambda entry: "22P05" if "poison" in str(entry) else None
+    database.faults.extend(["none", "none", "down", "lost"])
+    async with _writing(database) as writer:
+        logs = [_open(database, writer) for _ in range(8)]
+        futures = [log.append(_step(1, "poison" if n == 6 else "")) for n, (log, _) in enumerate(logs)]
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*futures, return_exceptions=True)
+    assert [isinstance(answer, StoreError) for answer in answers] == [n == 6 for n in range(8)]
+    assert [run.recorded_seq for _, run in logs] == [int(n != 6) for n in range(8)]
+
+
 async def test_after_a_refusal_a_run_may_only_end_itself(database: FakeDatabase) -> None:
     database.poison = lambda entry: "22P05" if "poison" in str(entry) else None
     async with _writing(database) as writer:
@@ -459,9 +473,22 @@ async def test_answers_that_do_not_match_the_question_are_asked_again(database: 
     database.record = record  # type: ignore[method-assign]
     async with _writing(database) as writer:
         (one, run_one), (two, run_two) = _open(database, writer), _open(database, writer)
+        database.verdict = lambda entry: {"verdict": "stop" if entry["execution"] == one.key else "ok"}
         verdicts = await asyncio.gather(one.append(_step(1)), two.append(_step(1)))
-    assert {verdict.kind for verdict in verdicts} == {"ok"}
+    # the second time it is a duplicate, which answers ok
+    assert [verdict.kind for verdict in verdicts] == ["ok", "ok"]
     assert (run_one.recorded_seq, run_two.recorded_seq) == (1, 1)
+
+
+async def test_a_run_dropped_while_its_entry_is_under_way_disturbs_nobody(database: FakeDatabase) -> None:
+    database.latency_s = 0.01
+    async with _writing(database) as writer:
+        (one, _), (two, _) = _open(database, writer), _open(database, writer)
+        answers = [one.append(_step(1)), two.append(_step(1))]
+        await asyncio.sleep(0.001)
+        one.close()
+        assert [verdict.kind for verdict in await asyncio.gather(*answers)] == ["fenced", "ok"]
+        assert (await two.append(_step(2))).kind == "ok"
 
 
 def test_the_codes_that_blame_data_are_not_those_worth_repeating() -> None:

@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_CONNECTIONS: Final = 2
 
+MIN_TIMEOUT_S: Final = 3.0
+"""One attempt of one call takes a third of the lease at most: then a second one may still save it. But with a very
+short lease, giving up a slow answer early only doubles the work."""
+
 
 async def run_worker(
     config: WorkerConfig,
@@ -56,7 +60,8 @@ async def run_worker(
         raise ConfigError("There are no agents to work for.")
     stop = stop_event or asyncio.Event()
     async with _equipment(config, agents, model) as equipment:
-        gateway = await Gateway.open(config.url, config.secret_key, timeout_s=_timeout_s(config))
+        timeout_s = max(config.lease_s / BEATS_PER_LEASE, MIN_TIMEOUT_S)
+        gateway = await Gateway.open(config.url, config.secret_key, timeout_s=timeout_s)
         try:
             with contextlib.nullcontext() if stop_event else _stopping_on_signals(stop):
                 await _sessions(config, equipment, gateway, stop)
@@ -69,9 +74,8 @@ async def _sessions(
     config: WorkerConfig, equipment: Equipment, gateway: Gateway, stop: asyncio.Event
 ) -> None:
     """One registration after the other: a new one whenever the lease of the last was lost."""
-    open_heartbeat = partial(
-        Gateway.open, config.url, config.secret_key, timeout_s=_timeout_s(config), connections=1
-    )
+    beat_s = config.lease_s / BEATS_PER_LEASE
+    open_heartbeat = partial(Gateway.open, config.url, config.secret_key, timeout_s=beat_s, connections=1)
     first = True
     while not stop.is_set():
         registered = await register(
@@ -82,11 +86,6 @@ async def _sessions(
         first = False
         if await Session(config, equipment, gateway, open_heartbeat, registered).run(stop) == "stopped":
             return
-
-
-def _timeout_s(config: WorkerConfig) -> float:
-    """One attempt of one call: within a beat, so that a lost answer costs no lease."""
-    return config.lease_s / BEATS_PER_LEASE
 
 
 @asynccontextmanager
