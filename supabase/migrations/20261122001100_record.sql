@@ -112,23 +112,26 @@ create function runhold.judge(p_worker_id uuid, p_entries jsonb) returns runhold
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
+  -- an array, so that they are found by the primary key: how many a function returns, the planner guesses
+  v_ids uuid[] := array(select (e ->> 'execution')::uuid from jsonb_array_elements(p_entries) e);
   v_locked uuid[];
 begin
   -- one statement locks them, in order; the next one reads what they are now
   v_locked := array(
-    select x.id from public.agent_executions x
-    where x.id in (select (e ->> 'execution')::uuid from jsonb_array_elements(p_entries) e)
-    order by x.id for no key update skip locked);
+    select x.id from public.agent_executions x where x.id = any (v_ids) order by x.id for no key update skip locked);
 
   return array(
     with entry as materialized (
       select a.nth, (a.e ->> 'execution')::uuid as execution_id, (a.e ->> 'fence')::bigint as fence,
              (a.e ->> 'seq')::bigint as seq, runhold.compact(a.e) as body
       from jsonb_array_elements(p_entries) with ordinality a(e, nth)
+    ), present as materialized (
+      select x.* from public.agent_executions x where x.id = any (v_ids)
     ), first as materialized (
-      select e.*, x as run, case when x.id is not null and not x.id = any (v_locked) then 'busy'
-                                 else runhold.first_verdict(p_worker_id, x, e.fence, e.seq) end as verdict
-      from entry e left join public.agent_executions x on x.id = e.execution_id
+      select e.*, x::public.agent_executions as run,
+             case when x.id is not null and not x.id = any (v_locked) then 'busy'
+                  else runhold.first_verdict(p_worker_id, x::public.agent_executions, e.fence, e.seq) end as verdict
+      from entry e left join present x on x.id = e.execution_id
     ), judged as materialized (
       select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, f.body) end as stop from first f
     )
@@ -345,6 +348,9 @@ $$;
 create function runhold.move_on(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+declare
+  v_left uuid[] := array(
+    select e.execution_id from unnest(p_entries) e where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' is not null);
 begin
   perform runhold.set_reasons((
     select jsonb_object_agg(e.execution_id, e.body -> 'transition' -> 'reason')
@@ -410,9 +416,9 @@ begin
   update public.agent_executions x set recorded_seq = e.seq, updated_at = runhold.now()
   from unnest(p_entries) e where e.verdict = 'late' and x.id = e.execution_id;
 
-  perform runhold.leave_worker(array(
-    select e.execution_id from unnest(p_entries) e where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' is not null),
-    'The run left its worker while this call ran.');
+  if v_left <> '{}' then
+    perform runhold.leave_worker(v_left, 'The run left its worker while this call ran.');
+  end if;
 end;
 $$;
 
@@ -421,13 +427,18 @@ create function runhold.apply_entries(p_worker_id uuid, p_entries runhold.judged
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
+  v_lists text[] := array(select distinct k from unnest(p_entries) e cross join lateral jsonb_object_keys(e.body) k);
   i integer;
 begin
-  perform runhold.store_steps(p_worker_id, p_entries);
-  perform runhold.mark_delivered(p_entries);
-  perform runhold.store_calls(p_entries);
-  perform runhold.store_results(p_entries);
-  perform runhold.store_reviews(p_entries);
+  if 'steps' = any (v_lists) then
+    perform runhold.store_steps(p_worker_id, p_entries);
+    perform runhold.mark_delivered(p_entries);
+  end if;
+  if v_lists && array['calls', 'results', 'reviews'] then
+    perform runhold.store_calls(p_entries);
+    perform runhold.store_results(p_entries);
+    perform runhold.store_reviews(p_entries);
+  end if;
   for i in 1 .. cardinality(p_entries) loop
     if p_entries[i].body ? 'starts' and p_entries[i].verdict in ('ok', 'duplicate') then
       p_entries[i].started := runhold.store_starts(p_entries[i]);
