@@ -109,7 +109,7 @@ def adapted(*values: Any) -> list[Any]:
 
 
 def connect(url: str) -> psycopg.Connection[Row]:
-    return psycopg.connect(url, autocommit=True, row_factory=dict_row)
+    return psycopg.Connection[Row].connect(url, autocommit=True, row_factory=dict_row)
 
 
 @contextmanager
