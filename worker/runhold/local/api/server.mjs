@@ -173,6 +173,13 @@ async function stop() {
 
 process.on("SIGTERM", stop);
 
+// The driver writes to its socket a moment later, and after a crash of PostgreSQL the socket may be gone by then. It has
+// refused the queries of that connection already and opens another one: no reason for this server to end.
+process.on("uncaughtException", (error) => {
+  console.error(error);
+  if (!(error instanceof TypeError && /\bnextWrite\b/.test(error.stack))) process.exit(1);
+});
+
 await Promise.all([catalog.listen(), catalog.introspection(), rest.init(), auth.init()]);
 server.listen(options.port, "127.0.0.1", () => {
   console.log(`api ready on http://127.0.0.1:${server.address().port}`);
