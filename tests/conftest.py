@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -12,6 +13,10 @@ from psycopg import sql
 from stack_thread import running_stack
 
 from runhold.local.stack import LocalStack
+
+# A shell without job control ignores SIGINT in what it starts in the background (`make test &`), and children inherit
+# that: then no test of Ctrl-C could pass.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "runhold_template"
 _numbers = itertools.count(1)
