@@ -415,7 +415,10 @@ async def test_a_dead_worker_drops_everything_and_says_so(database: FakeDatabase
         assert (await writer.open(uuid4(), 1).append(_step(1))).kind == "fenced"
 
 
-async def test_flushes_are_bounded_in_entries_and_bytes(database: FakeDatabase) -> None:
+async def test_flushes_are_bounded_in_entries_and_bytes(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "MIN_SHARE", 1000)
     async with _writing(database) as writer:
         logs = [_open(database, writer)[0] for _ in range(MAX_FLUSH_ENTRIES + 10)]
         await asyncio.gather(*(log.append(_step(1)) for log in logs))
@@ -424,6 +427,24 @@ async def test_flushes_are_bounded_in_entries_and_bytes(database: FakeDatabase) 
         await asyncio.gather(*(log.append(_step(2, "x" * (MAX_FLUSH_BYTES // 2))) for log in logs[:3]))
         await logs[0].append(_step(3, "x" * (2 * MAX_FLUSH_BYTES)))
         assert [len(call) for call in database.calls] == [1, 1, 1, 1]
+
+
+async def test_half_of_the_runs_compute_while_the_other_half_is_recorded(database: FakeDatabase) -> None:
+    database.latency_s = 0.01
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(40)]
+
+        async def work(log: Any) -> None:
+            for number in range(1, 6):
+                written = log.append(_step(number))
+                log.append(Entry(results=[Result(step_number=number, position=0, status="succeeded")]))
+                await written
+
+        await asyncio.gather(*(work(log) for log in logs))
+    assert [len(call) for call in database.calls[:10]] == [20] * 10
+    first, second, third = ({entry["execution"] for entry in call} for call in database.calls[:3])
+    assert not first & second
+    assert first == third
 
 
 async def test_whoever_stops_waiting_disturbs_nobody(database: FakeDatabase) -> None:

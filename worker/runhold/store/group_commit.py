@@ -36,9 +36,13 @@ MAX_FLUSH_BYTES: Final = 1024 * 1024
 alone."""
 
 LINGER_TURNS: Final = 12
-"""Turns of the event loop between two flushes, for runs that were just answered to append what they waited with.
-It becomes part of the entry that gathers already: without this a run of the benchmark needs 15 entries, not 8.
-An idle turn takes some 10 µs."""
+"""Turns of the event loop after a flush that nothing waited for, so that runs that were just answered append what
+they waited with. It becomes part of the entry that gathers already: without this a run of the benchmark needs 15
+entries, not 8. An idle turn takes some 10 µs."""
+
+MIN_SHARE: Final = 16
+"""Flushes are not split below this. Above it, half of the runs compute while the other half is being recorded: all
+in one flush, worker and database would take turns doing nothing."""
 
 SUSPECT_FAILURES: Final = 4
 """An entry that was in this many flushes that failed, while others succeed, goes alone from then on."""
@@ -80,6 +84,7 @@ class GroupCommit:
         self._all_answered.set()
         self._flush_limit = MAX_FLUSH_ENTRIES
         self._failures = 0  # in a row
+        self._waited = 0  # entries that were ready before the last flush was answered
         self._abandoned = False
         self.flushes = 0
         """Round trips so far."""
@@ -101,9 +106,12 @@ class GroupCommit:
                 if self._lease_lost():
                     self.abandon()
                     break
-                await self._flush(self._take())
-                for _ in range(LINGER_TURNS):
-                    await asyncio.sleep(0)
+                batch = self._take()
+                self._waited = 0
+                await self._flush(batch)
+                if not self._waited:
+                    for _ in range(LINGER_TURNS):
+                        await asyncio.sleep(0)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until all that was appended is answered; false if it is not after ``timeout_s`` seconds."""
@@ -145,7 +153,12 @@ class GroupCommit:
         """The next flush: the runs that waited longest, each with its sealed entry."""
         batch: list[QueuedLog] = []
         size = 0
-        while self._ready and len(batch) < self._flush_limit:
+        # At most half of the runs, so that the others compute meanwhile; and first those that waited for the last
+        # flush, because those that it just answered are about to add to what they have.
+        most = min(
+            self._flush_limit, max(MIN_SHARE, (len(self._logs) + 1) // 2), self._waited or MAX_FLUSH_ENTRIES
+        )
+        while self._ready and len(batch) < most:
             log = self._ready[0]
             sealed = log.seal()
             suspect = False
@@ -187,6 +200,7 @@ class GroupCommit:
                     parts.extendleft((part[middle:], part[:middle]))
                 continue
             self._failures = 0
+            self._waited = len(self._ready) if len(self._logs) > MIN_SHARE else 0
             self._flush_limit = min(MAX_FLUSH_ENTRIES, self._flush_limit * 2)
             for log, verdict in zip(part, verdicts, strict=True):
                 log.answer(verdict)
