@@ -428,7 +428,6 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_lists text[] := array(select distinct k from unnest(p_entries) e cross join lateral jsonb_object_keys(e.body) k);
-  i integer;
 begin
   if 'steps' = any (v_lists) then
     perform runhold.store_steps(p_worker_id, p_entries);
