@@ -46,7 +46,6 @@ class WorkerConfig:
     :ivar lease_s: seconds after which the runs of a worker that fell silent go to others.
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
-    :ivar stream_text: stream the model's answers to those who watch a run.
     :raises ConfigError: one sentence per mistake.
     """
 
@@ -60,7 +59,6 @@ class WorkerConfig:
     lease_s: float = DEFAULT_LEASE_S
     grace_s: float = DEFAULT_GRACE_S
     realtime: bool = True
-    stream_text: bool = True
 
     def __post_init__(self) -> None:
         mistakes = [*self._mistakes()]
