@@ -163,7 +163,14 @@ async def test_suspended_worker_changes_nothing_of_what_others_took(town: Town) 
     assert counts == {("post", "p"): 1, ("post", "q"): 1}
 
 
-@pytest.mark.parametrize("moment", ["while the tool runs", "before its result is recorded"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "while the tool runs",
+        # whether a request that was under way still arrives after the worker's death is the API's luck: not for every day
+        pytest.param("before its result is recorded", marks=pytest.mark.soak),
+    ],
+)
 async def test_killed_worker_s_effects_happen_as_often_as_they_may(town: Town, moment: str) -> None:
     effects, gates = ("read", "idempotent", "unsafe"), ("free", "gated")
     gated_types = [f"hold_{effect}" for effect in effects]
