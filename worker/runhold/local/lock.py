@@ -110,7 +110,11 @@ def _is_alive(pid: int) -> bool:
         return False
     except PermissionError:  # another user's
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # no Linux
+        return True
+    return state not in ("Z", "X")  # killed: its last thread is about to free the lock
 
 
 def describe(folder: Path, running: RunningStack | None) -> str:
