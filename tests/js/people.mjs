@@ -48,4 +48,6 @@ export async function eventually(check, what = "it") {
 
 export async function goodbye() {
   for (const made of opened) await made.removeAllChannels()
+  // realtime-js keeps a timer of 10 s for joins and leaves that were answered long ago
+  setTimeout(() => process.exit(), 300).unref()
 }
