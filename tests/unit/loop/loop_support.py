@@ -24,6 +24,7 @@ from runhold.loop.ports import (
     Entry,
     ModelReply,
     PersonMessage,
+    ReleaseReason,
     Review,
     Run,
     Started,
@@ -108,7 +109,7 @@ class Signals:
 
     def __init__(self, row: Row) -> None:
         self._row = row
-        self.draining = False
+        self.leave_because: ReleaseReason | None = None
         self.lease_ok = True
         self._cancelled = asyncio.Event()
 

@@ -11,7 +11,7 @@ from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
 
 from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import StoreError
-from runhold.loop.ports import Entry, PersonMessage, Verdict
+from runhold.loop.ports import Entry, PersonMessage, ReleaseReason, Verdict
 
 
 @tool(effect="read")
@@ -28,16 +28,17 @@ AGENT = Agent(type="helper", model="m", instructions="i", tools=[find, note])
 FIND = ("find", {"query": "x"})
 
 
-class TestShutdown:
-    async def test_ends_at_the_end_of_the_step(self) -> None:
+class TestBeingSentAway:
+    @pytest.mark.parametrize("reason", ["shutdown", "agent_disabled"])
+    async def test_ends_at_the_end_of_the_step(self, reason: ReleaseReason) -> None:
         row = Row()
         worker = Worker(row, AGENT, ScriptedModel(lambda: drain() or asks(FIND)))
 
         def drain() -> None:
-            worker.signals.draining = True
+            worker.signals.leave_because = reason
 
         outcome = await worker.go()
-        assert (outcome.kind, outcome.code, row.status) == ("released", "shutdown", "pending")
+        assert (outcome.kind, outcome.code, row.status) == ("released", reason, "pending")
         assert row.call().status == "succeeded"
         await work(row, AGENT, ScriptedModel(says("Done.")))
         assert row.status == "completed"
@@ -45,7 +46,7 @@ class TestShutdown:
     async def test_starts_nothing(self) -> None:
         row, model = Row(), ScriptedModel()
         worker = Worker(row, AGENT, model)
-        worker.signals.draining = True
+        worker.signals.leave_because = "shutdown"
         assert (await worker.go()).kind == "released"
         assert not model.requests
 

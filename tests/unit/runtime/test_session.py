@@ -275,6 +275,7 @@ async def test_runs_of_a_type_that_was_switched_off_go_back_at_the_end_of_a_step
     await until(lambda: len(bench.port.calls_of("heartbeat")) > beats + 1)
     bench.go.set()
     await until(lambda: bench.port.run(run_id).status == "pending")
+    assert bench.port.run(run_id).entries[-1]["transition"]["reason"] == "agent_disabled"
     await wound_up(bench, task)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from runhold.loop.ports import Entry, Json, JsonObject, Transition, Verdict
+from runhold.loop.ports import Entry, Json, JsonObject, ReleaseReason, Transition, Verdict
 
 ErrorCode = Literal[
     "MAX_STEPS_EXCEEDED",
@@ -30,8 +30,6 @@ ErrorCode = Literal[
     "INTERNAL_ERROR",
 ]
 """What ``agent_executions.error`` may say when the loop ends a run."""
-
-ReleaseReason = Literal["shutdown", "missing_tool", "model_outage", "lease_ending"]
 
 _NOTHING: Final = Entry()
 

@@ -27,6 +27,9 @@ CallStatus = Literal["pending", "awaiting_review", "running", "succeeded", "fail
 ReviewKind = Literal["approval", "unknown_outcome", "question"]
 ReviewStatus = Literal["pending", "approved", "rejected", "expired", "cancelled"]
 
+ReleaseReason = Literal["shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending"]
+"""Why a run goes back to the queue. Never counted as an attempt."""
+
 
 # ---------------------------------------------------------------------------------------------- models
 
@@ -309,8 +312,8 @@ class RunSignals(Protocol):
         ...
 
     @property
-    def draining(self) -> bool:
-        """The worker is shutting down: end at the next step's end by releasing the run."""
+    def leave_because(self) -> ReleaseReason | None:
+        """Why the run is to be given back at the end of its step: the worker shuts down, its type was disabled."""
         ...
 
     def may_start_effect(self) -> bool:

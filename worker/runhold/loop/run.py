@@ -144,8 +144,8 @@ class _Turns:
         try:
             while True:
                 self._journal.checkpoint()
-                if self._signals.draining:
-                    return released("shutdown")
+                if (reason := self._signals.leave_because) is not None:
+                    return released(reason)
                 if self._resumer.open_calls:
                     await self._resumer.settle()
                 else:

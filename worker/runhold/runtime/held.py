@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from runhold.loop.ports import Run
+from runhold.loop.ports import ReleaseReason, Run
 from runhold.store.run_log import QueuedLog
 
 
@@ -14,13 +14,17 @@ class Signals:
     """What the worker tells the loop of one run (the loop's ``RunSignals``)."""
 
     def __init__(
-        self, run: Run, *, may_start_effect: Callable[[], bool], draining: Callable[[str], bool]
+        self,
+        run: Run,
+        *,
+        may_start_effect: Callable[[], bool],
+        leave_because: Callable[[str], ReleaseReason | None],
     ) -> None:
         self._cancelled = asyncio.Event()
         if run.cancel_requested:
             self._cancelled.set()
         self._agent_type = run.agent_type
-        self._draining = draining
+        self._leave_because = leave_because
         self.may_start_effect = may_start_effect
 
     @property
@@ -29,9 +33,9 @@ class Signals:
         return self._cancelled.is_set()
 
     @property
-    def draining(self) -> bool:
-        """Give the run back at the next step's end: the worker shuts down, or its type was switched off."""
-        return self._draining(self._agent_type)
+    def leave_because(self) -> ReleaseReason | None:
+        """Why the run is to be given back at its step's end: the worker shuts down, or its type was disabled."""
+        return self._leave_because(self._agent_type)
 
     async def wait_for_cancel(self) -> None:
         """Return once a cancel was seen."""

@@ -21,6 +21,7 @@ from runhold.loop.ports import (
     Entry,
     PriceFunction,
     ProgressSink,
+    ReleaseReason,
     Run,
     Transition,
     UserClientFactory,
@@ -76,7 +77,7 @@ class Runs:
         writer: GroupCommit,
         held: HeldRuns,
         may_start_effect: Callable[[], bool],
-        draining: Callable[[str], bool],
+        leave_because: Callable[[str], ReleaseReason | None],
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         self._worker_id = worker_id
@@ -87,7 +88,7 @@ class Runs:
         self._writer = writer
         self._held = held
         self._may_start_effect = may_start_effect
-        self._draining = draining
+        self._leave_because = leave_because
         self._others: set[asyncio.Task[None]] = set()
 
     def take(self, claim: Claim) -> None:
@@ -103,7 +104,7 @@ class Runs:
 
     def _start(self, run: Run, *, truncated: bool = False) -> None:
         log = self._writer.open(run.id, run.fence)
-        signals = Signals(run, may_start_effect=self._may_start_effect, draining=self._draining)
+        signals = Signals(run, may_start_effect=self._may_start_effect, leave_because=self._leave_because)
         held = HeldRun(run, log, signals)
         self._held.add(held)
         held.task = asyncio.create_task(self._run(held, truncated), name=f"run {run.id}")

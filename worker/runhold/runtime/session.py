@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 from uuid import UUID
 
 from runhold.errors import ConfigError, RunholdError, StoreError
-from runhold.loop.ports import JsonObject
+from runhold.loop.ports import JsonObject, ReleaseReason
 from runhold.runtime.claims import Claimer, ClaimPort
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import HeartbeatPort, HeartbeatThread
@@ -88,7 +88,7 @@ class Session:
             writer=self._writer,
             held=self._held,
             may_start_effect=lease.may_start_effect,
-            draining=self._is_draining,
+            leave_because=self._leave_because,
         )
         self._listener = Listener(
             config,
@@ -245,9 +245,11 @@ class Session:
             if held.run.id in lost and not held.log.is_leaving and not held.log.closed:
                 held.drop("it belongs to someone else")
 
-    def _is_draining(self, agent_type: str) -> bool:
+    def _leave_because(self, agent_type: str) -> ReleaseReason | None:
+        if self._draining:
+            return "shutdown"
         settings = self._types.get(agent_type)
-        return self._draining or (settings is not None and not settings.enabled)
+        return "agent_disabled" if settings is not None and not settings.enabled else None
 
     async def _give_back_stuck(self, held: HeldRun) -> None:
         """Take a run away from a task that does not get on, and give it to others."""
