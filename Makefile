@@ -47,7 +47,7 @@ dev: $(READY)
 	@$(BIN)/runhold dev examples/compliance/agent.py $(ARGS)
 
 test: $(READY)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check
