@@ -14,6 +14,7 @@ from fake_port import FakePort
 
 from runhold.errors import StoreUnavailable, WorkerDead
 from runhold.runtime import heartbeat
+from runhold.runtime.clock import lease_now
 from runhold.runtime.heartbeat import HeartbeatThread
 from runhold.runtime.lease import Lease
 
@@ -47,7 +48,7 @@ class Beating:
     def __init__(self, lease_s: float = 0.3) -> None:
         self.port = FakePort(lease_ms=round(lease_s * 1000))
         self.lease = Lease()
-        self.lease.renew(time.monotonic(), round(lease_s * 1000))
+        self.lease.renew(lease_now(), round(lease_s * 1000))
         self.replies: list[Any] = []
         self.threads: set[str] = set()
         self.dead = 0
@@ -123,6 +124,36 @@ async def test_a_blocked_event_loop_is_renewed_for_a_while_and_then_not_any_more
     assert beating.beats - began <= 3
     assert beating.lease.is_lost
     await stopped(task)
+
+
+async def test_who_blocks_the_event_loop_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    beating = Beating(lease_s=0.3)
+    task = asyncio.create_task(beating.thread.run())
+    await until(lambda: beating.beats)
+
+    async def post() -> None:
+        time.sleep(0.6)  # noqa: ASYNC251 - two leases
+
+    await asyncio.create_task(post(), name="tool post")
+    (said,) = [record for record in caplog.records if "stood still" in record.message]
+    assert "in tool post (test_lease.py:" in said.message
+    assert ", post)" in said.message
+    assert "must be a plain `def`" in said.message
+    beats = beating.beats
+    await until(lambda: beating.beats > beats)  # it turns again, and the lease is asked for again
+    await stopped(task)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="no clock here runs on in sleep")
+def test_leases_count_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = Lease()
+    lease.renew(lease_now(), 30_000)
+    assert lease.may_start_effect()
+    real = time.clock_gettime
+    slept_s = {time.CLOCK_BOOTTIME: 3600.0}  # what the monotonic clock knows nothing of
+    monkeypatch.setattr(time, "clock_gettime", lambda kind: real(kind) + slept_s.get(kind, 0.0))
+    assert lease.is_lost
+    assert not lease.may_start_effect()
 
 
 async def test_a_failed_beat_is_repeated_soon_and_the_lease_is_kept() -> None:

@@ -16,6 +16,8 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from runhold.errors import ConfigError, StoreError, WorkerDead
+from runhold.runtime.blocker import blocker_of
+from runhold.runtime.clock import lease_now
 from runhold.runtime.held import HeldRun
 from runhold.runtime.lease import Lease
 from runhold.store.records import Heartbeat
@@ -83,7 +85,8 @@ class HeartbeatThread:
         self._hurry: asyncio.Event | None = None
         self._stopping = False
         self._ticked_at = time.monotonic()
-        self._stale_said = False
+        self._home_thread = threading.get_ident()
+        self._looks_at_standstill = 0
         self._thread = threading.Thread(target=self._main, name="runhold-heartbeat", daemon=True)
 
     async def run(self) -> None:
@@ -132,16 +135,11 @@ class HeartbeatThread:
     async def _beat(self, port: HeartbeatPort) -> float | None:
         """Renew once. Seconds until the next beat; None: there is no sense in another."""
         interval = self._lease_s / BEATS_PER_LEASE
-        stale = time.monotonic() - self._ticked_at
-        if stale > self._lease_s * STALE_PART:
-            if not self._stale_said:
-                logger.error("the event loop stands still for %.0f s: the lease is not renewed", stale)
-            self._stale_said = True
+        if not self._is_ticking():
             return self._lease_s * RETRY_PAUSE_PART
-        self._stale_said = False
         last_seq = self._last_seq()  # before the runs: those of this claim are then among them
         held = self._held()
-        sent_at = time.monotonic()
+        sent_at = lease_now()
         try:
             reply = await port.heartbeat(
                 self._worker_id, [each.run.id for each in held], last_seq, deadline_s=interval
@@ -157,7 +155,27 @@ class HeartbeatThread:
             return self._lease_s * RETRY_PAUSE_PART
         self._lease.renew(sent_at, reply.lease_ms)
         self._tell(self._on_reply, reply, held)
-        return max(0.0, interval - (time.monotonic() - sent_at))
+        return max(0.0, interval - (lease_now() - sent_at))
+
+    def _is_ticking(self) -> bool:
+        """Whether the worker's event loop goes round; if not, says once who holds it up."""
+        still_s = time.monotonic() - self._ticked_at
+        if still_s <= self._lease_s * STALE_PART:
+            self._looks_at_standstill = 0
+            return True
+        self._looks_at_standstill += 1
+        if (
+            self._looks_at_standstill == 2
+        ):  # after a suspension of the process, the first look may come too early
+            logger.error(
+                "the event loop has stood still for %.0f s%s: the lease is not renewed any more, and ends in "
+                "%.0f s. A tool that blocks must be a plain `def`, which runs in a thread",
+                still_s,
+                blocker_of(self._home, self._home_thread),
+                max(0.0, self._lease.remaining_s),
+                extra={"worker_id": str(self._worker_id), "action": "blocked"},
+            )
+        return False
 
     async def _sleep(self, pause: float, *, not_before: float) -> None:
         hurry = self._hurry

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -17,6 +16,7 @@ from uuid import UUID, uuid4
 from runhold.agents import Agent
 from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead, is_retryable
 from runhold.loop.ports import Definition, JsonObject
+from runhold.runtime.clock import lease_now
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.lease import Lease
 from runhold.store.gateway import WorkerInfo
@@ -79,7 +79,7 @@ async def register(
             capacity=config.capacity,
             lease_ms=round(config.lease_s * 1000),
         )
-        lease, sent_at = Lease(), time.monotonic()
+        lease, sent_at = Lease(), lease_now()
         try:
             answer = await port.register(worker, list(given.values()))
         except WorkerDead:
