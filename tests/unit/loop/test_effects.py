@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -303,6 +304,31 @@ class TestBlockingFunctions:
             await work(row, agent, ScriptedModel(asks(("act", {})), says("Done.")), executor=busy)
         assert (row.call().status, ran) == ("failed", [])
         assert "no thread was free" in (row.call().error or "")
+
+    @pytest.mark.parametrize("effect", EFFECTS)
+    @pytest.mark.parametrize("what", ["the cancel", "the end of the lease"])
+    async def test_that_wait_for_a_thread_do_not_start_after(self, effect: Effect, what: str) -> None:
+        row, ran, free = Row(), [], threading.Event()
+        agent = self.agent(effect, lambda: ran.append(1), timeout=5)
+        with ThreadPoolExecutor(1) as busy:
+            busy.submit(free.wait)
+            worker = Worker(row, agent, ScriptedModel(asks(("act", {})), says("Done.")), executor=busy)
+            task = worker.start()
+            await until(lambda: busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
+            if what == "the cancel":
+                worker.signals.cancel()
+            else:
+                worker.signals.lease_ok = False
+            free.set()
+            outcome = await asyncio.wait_for(task, 3)
+        if what == "the cancel":
+            assert (outcome.kind, ran, row.call().status) == ("cancelled", [], "failed")
+            assert row.detail == {"step": 1, "finished": [], "finished_after_request": [], "unknown": []}
+        elif effect == "read":  # it changes nothing, whosever the run is
+            assert ran == [1]
+        else:
+            assert (ran, row.call().status) == ([], "failed")
+            assert "about to lose the run" in (row.call().error or "")
 
     async def test_that_exit_do_not_take_the_worker_along(self) -> None:
         def leave() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any, Final, Literal
 
 from runhold.agents import Limits
@@ -104,6 +105,14 @@ class CallRunner:
             waited_s += _LEASE_POLL_S
         return "cancelled"
 
+    def _why_not(self, work: Work) -> str | None:
+        """Why ``work`` must not start now. Called in threads, too: it only reads."""
+        if self._journal.cancel_requested:
+            return _OBSTACLES["cancelled"]
+        if work.tool.effect != "read" and not self._signals.may_start_effect():
+            return _OBSTACLES["lease"]
+        return None
+
     def _launch(self, running: Running, works: Iterable[Work]) -> None:
         for work in works:
             call = execute(
@@ -112,6 +121,7 @@ class CallRunner:
                 timeout_s=min(work.tool.timeout_s, self._guard.seconds_left),
                 max_output_bytes=self._limits.max_output_bytes,
                 executor=self._executor,
+                why_not=partial(self._why_not, work),
             )
             running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = work
             self.tell(work.call, "running")

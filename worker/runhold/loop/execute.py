@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -38,20 +39,33 @@ class Work:
 
 
 class NotStarted(Exception):
-    """The call provably never ran: no thread was free in time."""
+    """The call provably never ran: no thread was free in time, or nothing may start any more."""
+
+
+WhyNot = Callable[[], str | None]
+"""Why a call must not start at this very moment, if so. Asked in the event loop and in threads."""
 
 
 async def execute(
-    work: Work, ctx: RunContext, *, timeout_s: float, max_output_bytes: int, executor: Executor
+    work: Work,
+    ctx: RunContext,
+    *,
+    timeout_s: float,
+    max_output_bytes: int,
+    executor: Executor,
+    why_not: WhyNot,
 ) -> Result:
     """Run the call within ``timeout_s`` seconds, counted from its start. Raises nothing.
 
-    Cancelling the task that runs this ends the call: for an ``unsafe`` tool the outcome is then ``unknown``.
+    Cancelling the task that runs this ends the call: for an ``unsafe`` tool the outcome is then ``unknown``, unless
+    it has not started: then it never will.
+
+    :param why_not: asked last before the call starts, which may be long after it was put in line for a thread.
     """
     began = time.perf_counter()
     try:
         run = _in_loop if work.tool.is_async else _in_thread
-        value = await run(work, ctx, timeout_s, executor)
+        value = await run(work, ctx, timeout_s, executor, why_not)
     except NotStarted as error:
         end = _failed(str(error))
     except ToolFailed as error:
@@ -70,7 +84,7 @@ async def execute(
 
 def not_run(work: Work, reason: str) -> Result:
     """The result of a call whose intent was recorded and that was not started after all."""
-    return _result(work, _failed(f"this call was not run: {reason}."))
+    return _result(work, _failed(_not_run(reason)))
 
 
 def abandoned(work: Work) -> Result:
@@ -82,12 +96,22 @@ def abandoned(work: Work) -> Result:
 # ------------------------------------------------------------------------------------------------ running
 
 
-async def _in_loop(work: Work, ctx: RunContext, timeout_s: float, executor: Executor) -> Any:
+def _require_no_reason(why_not: WhyNot) -> None:
+    """:raises NotStarted: there is one."""
+    reason = why_not()
+    if reason is not None:
+        raise NotStarted(_not_run(reason))
+
+
+async def _in_loop(work: Work, ctx: RunContext, timeout_s: float, executor: Executor, why_not: WhyNot) -> Any:
+    _require_no_reason(why_not)
     async with asyncio.timeout(timeout_s):
         return await work.tool.invoke(ctx, work.arguments)
 
 
-async def _in_thread(work: Work, ctx: RunContext, timeout_s: float, executor: Executor) -> Any:
+async def _in_thread(
+    work: Work, ctx: RunContext, timeout_s: float, executor: Executor, why_not: WhyNot
+) -> Any:
     """Run a function that blocks. Its time counts from when a thread takes it up."""
     loop = asyncio.get_running_loop()
     context = contextvars.copy_context()
@@ -98,6 +122,7 @@ async def _in_thread(work: Work, ctx: RunContext, timeout_s: float, executor: Ex
             started.set_result(None)
 
     def body() -> Any:
+        _require_no_reason(why_not)
         loop.call_soon_threadsafe(mark_started)
         return context.run(work.tool.invoke, ctx, work.arguments)
 
@@ -109,6 +134,10 @@ async def _in_thread(work: Work, ctx: RunContext, timeout_s: float, executor: Ex
             raise NotStarted(f"no thread was free within {timeout_s:g} s")
         async with asyncio.timeout(timeout_s):
             return await finished
+    except asyncio.CancelledError:
+        if queued.cancel():
+            raise NotStarted(_not_run("it was cancelled while it waited for a thread")) from None
+        raise
     finally:
         queued.cancel()  # no thread shall take it up later; one that runs can't be stopped
 
@@ -135,6 +164,10 @@ def _result(work: Work, end: _End, seconds: float = 0) -> Result:
         error=end.error,
         latency_ms=round(seconds * 1000),
     )
+
+
+def _not_run(reason: str) -> str:
+    return f"this call was not run: {reason}."
 
 
 def _failed(error: str) -> _End:
