@@ -18,7 +18,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from runhold import Agent
-from runhold.loop import Outcome, run_agent
+from runhold.loop import Outcome, RecordedRun, rebuild_request, run_agent
 from runhold.loop.ports import (
     Definition,
     Entry,
@@ -34,6 +34,7 @@ from runhold.loop.ports import (
     Usage,
     Verdict,
 )
+from runhold.models.request import encode
 
 LIMIT_CODES = {
     "max_steps": "MAX_STEPS_EXCEEDED",
@@ -43,6 +44,9 @@ LIMIT_CODES = {
     "total_timeout_s": "TOTAL_TIMEOUT",
 }
 FINAL = ("succeeded", "failed", "rejected")
+
+ROWS: list[Row] = []
+"""Rows that workers claimed in the test that runs: ``conftest.py`` checks their logs at its end."""
 
 
 def through_jsonb(value: Any) -> Any:
@@ -155,6 +159,8 @@ class Row:
     entries: list[Entry] = field(default_factory=list)
     max_unconfirmed_steps: int = 0
     id: UUID = field(default_factory=uuid4)
+    models: list[ScriptedModel] = field(default_factory=list)
+    definitions: dict[UUID, Definition] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------------- the worker's side
 
@@ -363,6 +369,27 @@ class Row:
     def tokens(self) -> int:
         return sum(_tokens(step) for step in self.steps)
 
+    @property
+    def recorded(self) -> RecordedRun:
+        """What the rows tell."""
+        return RecordedRun(
+            input=through_jsonb(self.input),
+            steps=[_stored_step(step) for step in self.steps],
+            calls=self._sorted_calls(),
+            definitions=self.definitions,
+        )
+
+    def require_rebuildable(self) -> None:
+        """Every step that a worker recorded here answers a request that the rows give again, byte for byte."""
+        sent = {request for model in self.models for request in model.sent}
+        for step in [entry.step for entry in self.entries if entry.step is not None]:
+            request = rebuild_request(self.recorded, step.step_number)
+            rebuilt = encode(request.body, stream=request.stream)
+            assert rebuilt in sent, (
+                f"step {step.step_number}: the rows give\n{rebuilt.decode()}\nand not one of\n"
+                + "\n".join(request.decode() for request in sent)
+            )
+
     def call(self, step: int = 1, position: int = 0) -> ToolCall:
         return self.calls[step, position]
 
@@ -408,11 +435,13 @@ class ScriptedModel:
     def __init__(self, *script: Answer) -> None:
         self.script = deque(script)
         self.requests: list[dict[str, Any]] = []
+        self.sent: list[bytes] = []
 
     async def complete(
         self, body: dict[str, Any], *, timeout_s: float, on_text: Callable[[str], None] | None = None
     ) -> ModelReply:
         self.requests.append(json.loads(json.dumps(body)))
+        self.sent.append(encode(body, stream=on_text is not None))
         self.timeout_s = timeout_s
         assert_well_formed(body)
         assert self.script, f"no answer left for {body['messages'][-1]}"
@@ -488,6 +517,14 @@ def definition_of(agent: Agent, number: int = 1) -> Definition:
     )
 
 
+def _registered(row: Row, agent: Agent) -> Definition:
+    """The agent's definition under the id that the row knows it by, or the next one."""
+    known = [definition_of(agent, number.int) for number in row.definitions]
+    return next(
+        (one for one in known if one in row.definitions.values()), definition_of(agent, len(known) + 1)
+    )
+
+
 class Progress:
     """Collects what is told to whoever watches."""
 
@@ -508,7 +545,10 @@ class Worker:
         self.log = Log(row, self.run.fence)
         self.signals = Signals(row)
         self.clock = options.pop("clock", None) or FakeClock()
-        options.setdefault("definition", definition_of(agent))
+        definition = options.setdefault("definition", _registered(row, agent))
+        row.definitions[definition.id] = definition
+        row.models.append(model)
+        ROWS.append(row)
         self._work = run_agent(
             self.run, agent, model=model, log=self.log, signals=self.signals, clock=self.clock, **options
         )

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loop_support import (
+    Progress,
     Row,
     ScriptedModel,
     asks,
@@ -25,31 +26,14 @@ from pydantic import BaseModel
 
 from runhold import Agent, Limits, tool
 from runhold.errors import ModelUnavailable
-from runhold.loop import build_request
+from runhold.loop import build_request, rebuild_request
 from runhold.loop.conversation import Conversation, tool_text
-from runhold.loop.ports import CallStatus, Definition, Step, ToolCall, Usage
+from runhold.loop.ports import CallStatus, Step, ToolCall, Usage
 
 
 def dumped(body: Any) -> bytes:
     """As a client would send it."""
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def rebuilt(row: Row, definitions: dict[UUID, Definition], number: int) -> Any:
-    """The request of a step, from rows alone."""
-    before = [step for step in row.steps if step.step_number < number]
-    step = row.steps[number - 1]
-    return build_request(
-        definitions[step.definition_id],
-        through_jsonb(row.input),
-        [
-            replace(s, message=through_jsonb(s.message), injected=through_jsonb(list(s.injected)))
-            for s in before
-        ],
-        [call for call in row.calls.values() if call.step_number < number],
-        through_jsonb(list(step.injected)),
-        through_jsonb(step.request_params),
-    )
 
 
 class Report(BaseModel):
@@ -88,11 +72,10 @@ async def test_every_request_of_a_run_can_be_rebuilt_after_a_redeploy() -> None:
     second = ScriptedModel(asks(("give", {"number": 0.1})), says('{"thoughts": "ok"}'))
     await work(row, agent("2"), second, definition=definition_of(agent("2"), 2))
     assert row.status == "completed"
-    definitions = {UUID(int=n): definition_of(agent(str(n)), n) for n in (1, 2)}
     sent = first.requests[:3] + second.requests
     assert len(sent) == len(row.steps) == 5
     for number, request in enumerate(sent, 1):
-        assert dumped(rebuilt(row, definitions, number)) == dumped(request)
+        assert dumped(rebuild_request(row.recorded, number).body) == dumped(request)
 
 
 async def test_a_landing_can_be_rebuilt() -> None:
@@ -100,7 +83,16 @@ async def test_a_landing_can_be_rebuilt() -> None:
     model = ScriptedModel(*[asks(("give", {"number": n})) for n in range(8)], says("Partly."))
     await work(row, agent(), model)
     assert row.result == {"partial": True, "text": "Partly."}
-    assert dumped(rebuilt(row, {UUID(int=1): definition_of(agent())}, 9)) == dumped(model.requests[-1])
+    assert dumped(rebuild_request(row.recorded, 9).body) == dumped(model.requests[-1])
+
+
+async def test_a_streamed_request_is_told_from_others() -> None:
+    row, model = Row(), ScriptedModel(says("no JSON"), says('{"thoughts": "ok"}'))
+    await work(row, agent(), model, progress=Progress(wants_text=True))
+    assert [rebuild_request(row.recorded, number).stream for number in (1, 2)] == [True, True]
+    assert all("stream" not in request for request in model.requests)
+    with pytest.raises(LookupError, match="no step 3"):
+        rebuild_request(row.recorded, 3)
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers() | st.booleans() | st.none()

@@ -2,6 +2,7 @@
 
 from runhold.loop.conversation import build_request
 from runhold.loop.endings import Outcome
+from runhold.loop.rebuild import RecordedRun, SentRequest, rebuild_request
 from runhold.loop.run import run_agent
 
-__all__ = ["Outcome", "build_request", "run_agent"]
+__all__ = ["Outcome", "RecordedRun", "SentRequest", "build_request", "rebuild_request", "run_agent"]

@@ -10,7 +10,7 @@ from uuid import UUID
 from runhold.agents import Limits
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.canonical import clean, clean_text
-from runhold.loop.conversation import LANDING, Conversation, estimate_tokens
+from runhold.loop.conversation import LANDING, STREAM, Conversation, estimate_tokens
 from runhold.loop.endings import Ending, failed
 from runhold.loop.guard import Allowance, Guard
 from runhold.loop.journal import Journal
@@ -80,9 +80,12 @@ class Asker:
         params: JsonObject = {self._bound: allowance.max_output_tokens}
         if allowance.landing is not None:
             params[LANDING] = allowance.landing
+        on_text = self._on_text()
+        if on_text is not None:
+            params[STREAM] = True
         body = self._conversation.request(injected.messages, params)
         began = self._clock.monotonic()
-        reply = await self._reply(body, allowance)
+        reply = await self._reply(body, allowance, on_text)
         seconds = self._clock.monotonic() - began
         message = clean(reply.message)
         usage = reply.usage or Usage(
@@ -101,9 +104,11 @@ class Asker:
             delivered=injected.delivered,
         )
 
-    async def _reply(self, body: JsonObject, allowance: Allowance) -> ModelReply:
+    async def _reply(
+        self, body: JsonObject, allowance: Allowance, on_text: Callable[[str], None] | None
+    ) -> ModelReply:
         call = asyncio.ensure_future(
-            self._model.complete(body, timeout_s=allowance.timeout_s, on_text=self._on_text())
+            self._model.complete(body, timeout_s=allowance.timeout_s, on_text=on_text)
         )
         try:
             done, _ = await asyncio.wait(

@@ -1,6 +1,6 @@
 """The request to the model, as a pure function of the log.
 
-``build_request`` makes the first request of a step and the same request again for an audit, byte for byte:
+``build_request`` makes a request again for an audit (:mod:`runhold.loop.rebuild`), byte for byte as it was sent:
 
     system       the instructions of that step's definition
     user         the run's input as canonical JSON
@@ -27,7 +27,11 @@ BYTES_PER_TOKEN: Final = 3
 """For estimates. Real tokenizers average about 4 in English, 3 elsewhere: the estimate errs on the dear side."""
 
 LANDING: Final = "landing"
-"""The member of ``Step.request_params`` that is not sent: the call was the last, without tools."""
+"""A member of ``Step.request_params`` that is not sent: the call was the last, without tools."""
+
+STREAM: Final = "stream"
+"""A member of ``Step.request_params`` that is not part of the body here: the client asked for a stream, because
+somebody might watch. It puts what that takes into the bytes (``runhold.models.request.encode``)."""
 
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
 _TOOL_PARAMS: Final = ("tools", "tool_choice", "parallel_tool_calls")
@@ -91,6 +95,7 @@ class Conversation:
     def request(self, injected: Sequence[JsonObject], request_params: JsonObject) -> JsonObject:
         """The body of the next request. It shares its parts with this conversation: don't change it."""
         members = {**self._frame.members, **request_params}
+        members.pop(STREAM, None)
         if members.pop(LANDING, False):
             for name in (*_TOOL_PARAMS, "response_format"):
                 members.pop(name, None)
