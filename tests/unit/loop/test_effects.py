@@ -312,6 +312,7 @@ class TestBlockingFunctions:
         agent = self.agent(effect, lambda: ran.append(1), timeout=5)
         with ThreadPoolExecutor(1) as busy:
             busy.submit(free.wait)
+            await until(lambda: not busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
             worker = Worker(row, agent, ScriptedModel(asks(("act", {})), says("Done.")), executor=busy)
             task = worker.start()
             await until(lambda: busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
