@@ -152,6 +152,7 @@ class Row:
     active_ms: int = 0
     cancel_requested: bool = False
     outage_since: datetime | None = None
+    resumed_after_step: int = 0
     result: Any = None
     error: str | None = None
     detail: Any = None
@@ -184,6 +185,7 @@ class Row:
             cancel_requested=self.cancel_requested,
             approval_tools=self.approval_tools,
             outage_since=self.outage_since,
+            resumed_after_step=self.resumed_after_step,
             steps=[_stored_step(step) for step in self.steps],
             calls=self._sorted_calls(),
             reviews=list(self.reviews),
@@ -209,6 +211,9 @@ class Row:
         started = [self._start(start.step_number, start.position) for start in starts]
         kind = "stop" if code else "ok"
         if pause and not code and not any(review.status == "pending" for review in self.reviews):
+            kind = "continue"
+        ends = transition is not None and transition.to == "completed" and not transition.final
+        if kind == "ok" and ends and self.messages and not self.cancel_requested:
             kind = "continue"
         if transition is not None and kind == "ok":
             self._move(transition)
@@ -324,6 +329,18 @@ class Row:
             self.outage_since = datetime(2026, 1, 1, tzinfo=UTC)
 
     # ------------------------------------------------------------------------------------- everyone else's
+
+    def say(self, text: str) -> UUID:
+        """Somebody speaks to the run (``agent_send``)."""
+        said = PersonMessage(id=uuid4(), content=text)
+        self.messages.append(said)
+        return said.id
+
+    def retry(self) -> None:
+        """``agent_retry``."""
+        assert self.status == "failed", self.status
+        self.status, self.error, self.detail, self.outage_since = "pending", None, None, None
+        self.resumed_after_step = len(self.steps)
 
     def lose_worker(self) -> None:
         """The lease ended."""

@@ -72,7 +72,7 @@ async def test_the_row_is_counted_across_workers() -> None:
 async def test_a_retried_run_gets_another_chance() -> None:
     row = Row()
     await work(row, AGENT, ScriptedModel(same(), same(), same(), same()))
-    row.status = "pending"
+    row.retry()
     model = ScriptedModel(says("Done."))
     await work(row, AGENT, model)
     assert row.status == "completed"

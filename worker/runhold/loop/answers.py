@@ -59,8 +59,16 @@ def read_answer(agent: Agent, step: Step) -> FinalAnswer | UnusableAnswer:
         return UnusableAnswer("INVALID_OUTPUT", clean_text(str(error)))
 
 
+def final_answer(agent: Agent, step: Step) -> FinalAnswer | None:
+    """The result that ``step`` gives, if it does."""
+    if step.message.get("tool_calls") and LANDING not in step.request_params:
+        return None
+    answer = read_answer(agent, step)
+    return answer if isinstance(answer, FinalAnswer) else None
+
+
 def corrections_in_a_row(agent: Agent, steps: Sequence[Step]) -> int:
-    """How many steps at the end of the log are answers that could not be used."""
+    """How many steps at the end of ``steps`` are answers that could not be used."""
     count = 0
     for step in reversed(steps):
         if step.message.get("tool_calls") or isinstance(read_answer(agent, step), FinalAnswer):

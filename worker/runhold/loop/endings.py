@@ -70,9 +70,9 @@ class Fenced(Exception):
     """The run belongs to someone else now: end without another word."""
 
 
-def completed(result: Json, entry: Entry = _NOTHING) -> Ending:
-    """The run has its result."""
-    return Ending(Transition(to="completed", result=result), entry)
+def completed(result: Json, entry: Entry = _NOTHING, *, final: bool = False) -> Ending:
+    """The run has its result; ``final``: also if somebody spoke meanwhile, as the model can't answer any more."""
+    return Ending(Transition(to="completed", result=result, final=final), entry)
 
 
 def failed(code: ErrorCode, message: str, entry: Entry = _NOTHING, **facts: Any) -> Ending:

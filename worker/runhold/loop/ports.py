@@ -174,6 +174,7 @@ class Run:
     cancel_requested: bool
     approval_tools: Sequence[str]
     outage_since: datetime | None  # first release for a provider outage since the last step
+    resumed_after_step: int = 0  # the last step before a person retried or forked the run; 0: nobody did
     steps: Sequence[Step]
     calls: Sequence[ToolCall]
     reviews: Sequence[Review]
@@ -226,6 +227,9 @@ class Transition:
 
     ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``,
     ``cancelled`` (detail), ``pending`` (reason, delay_ms; never counted as an attempt).
+
+    :ivar final: for ``completed``: there is no room for another step. Without it, a run to which people spoke
+        meanwhile is not ended: the verdict is ``continue``, with their messages.
     """
 
     to: Literal["completed", "failed", "awaiting_review", "cancelled", "pending"]
@@ -234,6 +238,7 @@ class Transition:
     detail: JsonObject | None = None
     reason: str | None = None
     delay_ms: int = 0
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -275,8 +280,9 @@ class Verdict:
     """The database's answer to an :class:`Entry`.
 
     ``ok``: all of it is durable. ``stop``: what happened is durable, intents and transition are not; end the
-    run with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: the pause found no open
-    review: keep the slot and go on with ``calls`` and ``reviews``, which are the run's present ones.
+    run with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: all but the transition is durable;
+    the pause found no open review, or the end came before people were heard: keep the slot and go on with
+    ``calls``, ``reviews`` and ``messages``, which are the run's present ones.
     ``fenced``: this run belongs to someone else now: stop without another word.
     """
 

@@ -20,7 +20,7 @@ from functools import cache
 from uuid import UUID
 
 from runhold.agents import Agent, InvalidData
-from runhold.loop.answers import FinalAnswer, read_answer
+from runhold.loop.answers import final_answer
 from runhold.loop.ask import Asker
 from runhold.loop.calls import CallRunner
 from runhold.loop.clock import SystemClock
@@ -169,14 +169,14 @@ class _Turns:
             raise failed("INVALID_INPUT", f"The input does not fit the agent: {error}") from error
 
     def _require_no_answer_yet(self) -> None:
-        """:raises Ending: the last step is the final answer, and nobody has said anything since."""
+        """:raises Ending: the last step is the final answer, and nobody has said anything since it was given."""
         steps = self._journal.steps
-        if not steps or self._journal.inbox:
+        answer = final_answer(self._agent, steps[-1]) if steps else None
+        if answer is None:
             return
-        if not steps[-1].message.get("tool_calls") or LANDING in steps[-1].request_params:
-            answer = read_answer(self._agent, steps[-1])
-            if isinstance(answer, FinalAnswer):
-                raise completed(answer.result)
+        landed = LANDING in steps[-1].request_params
+        if landed or not self._journal.inbox:
+            raise completed(answer.result, final=landed)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from runhold.agents import Agent
@@ -10,14 +11,15 @@ from runhold.loop.answers import (
     FinalAnswer,
     UnusableAnswer,
     corrections_in_a_row,
+    final_answer,
     read_answer,
 )
 from runhold.loop.ask import Asker, Injected
 from runhold.loop.calls import CallRunner
 from runhold.loop.canonical import clean_text
 from runhold.loop.conversation import Conversation
-from runhold.loop.endings import completed, failed, paused
-from runhold.loop.guard import Guard
+from runhold.loop.endings import Ending, completed, failed, paused
+from runhold.loop.guard import Allowance, Guard
 from runhold.loop.journal import FINAL, Journal
 from runhold.loop.patterns import NUDGE_AT, Repetition, failing_tool
 from runhold.loop.plan import Planner
@@ -57,7 +59,7 @@ class Thinker:
         self._planner = planner
         self._runner = runner
         self._progress = progress
-        self._repetition = Repetition(journal.steps)
+        self._repetition = Repetition(self._since_resumed(journal.steps))
         self._rendered = 0
 
     async def take_step(self) -> None:
@@ -68,7 +70,7 @@ class Thinker:
         """
         self._catch_up()
         injected = self._injections()
-        allowance = self._asker.allowance(injected)
+        allowance = self._allowance(injected)
         if allowance.landing is not None:
             injected.messages.append(_say(_LAND_TEXT))
         step = await self._asker.ask(injected, allowance)
@@ -81,6 +83,24 @@ class Thinker:
             await self._follow_calls(step)
         else:
             self._follow_answer(step)
+
+    def _allowance(self, injected: Injected) -> Allowance:
+        """What the call may use.
+
+        :raises Ending: a limit leaves no room for it. An answer that is there already is then the last word.
+        """
+        try:
+            return self._asker.allowance(injected)
+        except Ending:
+            steps = self._journal.steps
+            answer = final_answer(self._agent, steps[-1]) if steps else None
+            if answer is None:
+                raise
+            raise completed(answer.result, final=True) from None
+
+    def _since_resumed(self, steps: Sequence[Step]) -> Sequence[Step]:
+        """The steps that count for patterns: whoever retries or forks a run gives the model another chance."""
+        return [step for step in steps if step.step_number > self._journal.run.resumed_after_step]
 
     def _catch_up(self) -> None:
         """Add to the conversation what was settled since the last call."""
@@ -107,7 +127,7 @@ class Thinker:
         """:raises Ending: always. The model's last word is the result, or the limit has ended the run."""
         answer = read_answer(self._agent, step)
         if isinstance(answer, FinalAnswer):
-            raise completed(answer.result, Entry(step=step))
+            raise completed(answer.result, Entry(step=step), final=True)
         raise self._guard.exceeded(limit, Entry(step=step))
 
     def _follow_answer(self, step: Step) -> None:
@@ -117,7 +137,7 @@ class Thinker:
                 raise completed(answer.result, entry)
             # somebody spoke meanwhile: the model shall hear it before it ends
         else:
-            corrections = corrections_in_a_row(self._agent, [*self._journal.steps, step])
+            corrections = corrections_in_a_row(self._agent, self._since_resumed([*self._journal.steps, step]))
             if answer.code != "INVALID_OUTPUT" or corrections > MAX_CORRECTIONS:
                 raise failed(answer.code, answer.problem, entry, step=step.step_number)
         self._journal.append(entry)
@@ -163,7 +183,8 @@ class Thinker:
         """:raises Ending: a tool of this step only fails."""
         if all(call.status != "failed" for call in self._journal.calls_of(step.step_number)):
             return
-        failing = failing_tool(self._journal.calls)
+        resumed_after = self._journal.run.resumed_after_step
+        failing = failing_tool([call for call in self._journal.calls if call.step_number > resumed_after])
         if failing is not None:
             raise failed(
                 "TOOL_FAILED",

@@ -95,6 +95,7 @@ def encode_transition(transition: Transition) -> bytes:
             "detail": transition.detail,
             "reason": transition.reason,
             "delay_ms": transition.delay_ms,
+            **({"final": True} if transition.final else {}),
         },
     )
 
