@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "store": {"loop", "errors", "telemetry"},
     "runtime": {"store", "loop", "agents", "models", "telemetry", "errors"},
     "local": {"errors", "models"},
-    "testing": {"models", "loop", "agents", "errors"},
+    "testing": {"models", "loop", "local", "store", "agents", "errors"},
     "cli": {"runtime", "store", "loop", "agents", "models", "telemetry", "local", "errors", "testing"},
     "__main__": {"cli"},
     "__init__": {"agents", "errors"},

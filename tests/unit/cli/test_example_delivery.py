@@ -8,7 +8,7 @@ import pytest
 from examples.compliance.delivery import deliver
 
 from runhold import ToolFailed
-from runhold.cli.demo.mailbox import Mailbox
+from runhold.testing.mailbox import Mailbox
 from runhold.runtime.loading import load_agents
 
 MAIL = {

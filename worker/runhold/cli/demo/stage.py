@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runhold.cli.demo.mailbox import HOST, Mailbox
 from runhold.cli.exits import CommandError
 from runhold.cli.first_start import tell_first_start
 from runhold.cli.parts import example_folder, has_model, load_script, make_tables, start_worker
@@ -21,6 +20,7 @@ from runhold.local.ports import is_free
 from runhold.local.stack import DEFAULT_PORT, LocalStack, StackOptions, environment_of
 from runhold.local.state import load_state
 from runhold.models.scripted import ScriptedModel
+from runhold.testing.mailbox import HOST, Mailbox
 
 EXAMPLE: Final = "compliance"
 SCRIPTED_LATENCY_S: Final = 0.2

@@ -1,4 +1,4 @@
-"""A real SMTP server on loopback that keeps what it gets, so that effects can be counted."""
+"""A real SMTP server on loopback that keeps what it gets, so that effects can be counted outside."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ class Mail:
 
 @dataclass
 class Mailbox:
-    """The server. ``mails``: what was delivered, in order."""
+    """The server. Needs aiosmtpd: ``pip install 'runhold[local]'``.
+
+    :ivar mails: what was delivered, in order.
+    :ivar port: where it listens, once it runs.
+    """
 
     mails: list[Mail] = field(default_factory=list[Mail])
     port: int = 0
@@ -36,10 +40,14 @@ class Mailbox:
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:  # noqa: N802 - aiosmtpd's
         """Called by aiosmtpd for every message."""
+        self.accept(envelope)
+        return "250 OK"
+
+    def accept(self, envelope: Envelope) -> None:
+        """Keep a message: from now on it is delivered."""
         content = envelope.content if isinstance(envelope.content, bytes) else b""
         message = message_from_bytes(content, policy=default)
         self.mails.append(Mail(recipients=[str(to) for to in envelope.rcpt_tos], message=message))
-        return "250 OK"
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
