@@ -20,6 +20,7 @@ import httpx
 from runhold.agents import Agent
 from runhold.errors import ConfigError
 from runhold.loop.ports import ChatModel
+from runhold.models.breaker import Breaker
 from runhold.models.openai import OpenAIChatModel
 from runhold.models.prices import Prices
 from runhold.runtime.config import WorkerConfig
@@ -97,6 +98,7 @@ async def _equipment(
     key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
     users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
     own_model = OpenAIChatModel.from_env() if model is None else None
+    breaker = Breaker(model or own_model)  # pyright: ignore[reportArgumentType]
     prices = Prices()
     executor = DaemonThreads(config.capacity, name="runhold-tool")
     http = httpx.AsyncClient(limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS))
@@ -105,7 +107,7 @@ async def _equipment(
     try:
         yield Equipment(
             agents=by_type,
-            model=model or own_model,  # pyright: ignore[reportArgumentType]
+            model=breaker,
             executor=executor,
             price=lambda name, usage: prices.cost(name, usage).usd,
             user_client=users,
@@ -120,6 +122,14 @@ async def _equipment(
         if own_model is not None:
             await own_model.aclose()
         executor.shutdown()
+        for name, times in breaker.opened.items():
+            logger.info(
+                "model %s was unavailable %d times, %d calls were not made meanwhile",
+                name,
+                times,
+                breaker.turned_away[name],
+                extra={"action": "model_outages"},
+            )
 
 
 @contextmanager
