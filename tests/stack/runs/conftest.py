@@ -9,6 +9,7 @@ from pathlib import Path
 import clerk
 import psycopg
 import pytest
+from rebuilding import require_rebuildable
 from town import Town
 
 from runhold.local.stack import LocalStack
@@ -28,6 +29,7 @@ async def town(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 worker.kill()
             for client in made.clients:
                 await client.remove_all_channels()
+            require_rebuildable(stack, model, "clerk")
             # what this test left in the queue is not for the next one's workers
             with psycopg.connect(stack.database_url, autocommit=True) as connection:
                 connection.execute("delete from agent_executions")

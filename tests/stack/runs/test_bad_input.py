@@ -11,6 +11,7 @@ import psycopg
 import pytest
 import trickster
 from postgrest import APIError
+from rebuilding import require_rebuildable
 from town import Town, eventually
 
 from runhold.local.stack import LocalStack
@@ -30,6 +31,7 @@ async def tricks(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Town]:
             yield made
         finally:
             worker.kill()
+            require_rebuildable(stack, model, "trickster")
             with psycopg.connect(stack.database_url, autocommit=True) as connection:
                 connection.execute("delete from agent_executions where agent_type = 'trickster'")
 

@@ -21,6 +21,7 @@ import clerk
 import psycopg
 import pytest
 from postgrest import APIError
+from rebuilding import require_rebuildable
 from stack_thread import running_stack
 from test_runs import decide, open_review
 from town import Town, eventually
@@ -59,6 +60,7 @@ async def town(own_stack: LocalStack, tmp_path: Path, monkeypatch: pytest.Monkey
                 worker.kill()
             for client in made.clients:
                 await client.remove_all_channels()
+            require_rebuildable(own_stack, model, "clerk")
             sql(own_stack, "delete from agent_executions")
             sql(own_stack, "update agent_types set approval_tools = '{}'")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from runhold.cli import dev, people, reviews, runs, stack, worker
+from runhold.cli import dev, people, request, reviews, runs, stack, worker
 from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
 from runhold.cli.output import err
@@ -78,6 +78,7 @@ app.command("submit", rich_help_panel=RUNS)(runs.submit)
 app.command("watch", rich_help_panel=RUNS)(runs.watch)
 app.command("list", rich_help_panel=RUNS)(runs.list_runs)
 app.command("show", rich_help_panel=RUNS)(runs.show)
+app.command("request", rich_help_panel=RUNS)(request.request)
 app.command("cancel", rich_help_panel=RUNS)(runs.cancel)
 app.command("health", rich_help_panel=RUNS)(runs.health)
 app.command("reviews", rich_help_panel=REVIEWS)(reviews.reviews)

@@ -12,7 +12,6 @@ from postgrest.exceptions import APIError
 from supabase import AsyncClient
 
 from runhold.cli.exits import CommandError, NotFound
-from runhold.cli.person import Person
 from runhold.errors import ConfigError, Refused, StoreUnavailable
 
 Row = dict[str, Any]
@@ -35,11 +34,24 @@ class _Executes(Protocol):
     def execute(self) -> Awaitable[Any]: ...
 
 
-class Backend:
-    """Calls as one person."""
+class Caller(Protocol):
+    """Who calls: a person who is signed in, or the service."""
 
-    def __init__(self, person: Person) -> None:
-        self.person = person
+    @property
+    def client(self) -> AsyncClient:
+        """Acts as them."""
+        ...
+
+    async def keep_signed_in(self) -> None:
+        """Called before every request."""
+        ...
+
+
+class Backend:
+    """Calls as one person, or as the service."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     async def submit(
         self, agent_type: str, input_data: Any, *, limits: Any = None, idempotency_key: str | None = None
@@ -111,22 +123,23 @@ class Backend:
     # -------------------------------------------------------------------------------------------- details
 
     @property
-    def _client(self) -> AsyncClient:
-        return self.person.client
+    def client(self) -> AsyncClient:
+        """The client that calls."""
+        return self._caller.client
 
     def _table(self, name: str) -> Any:  # its methods are typed in part only
-        return self._client.table(name)
+        return self.client.table(name)
 
     async def _rpc(self, name: str, arguments: Row) -> Any:
         given = {key: value for key, value in arguments.items() if value is not None}
-        return (await self._execute(self._client.rpc(name, given))).data
+        return (await self._execute(self.client.rpc(name, given))).data
 
     async def _rows(self, query: _Executes) -> list[Row]:
         return cast("list[Row]", (await self._execute(query)).data)
 
     async def _execute(self, query: _Executes) -> Any:
-        await self.person.keep_signed_in()
-        return await answered(query.execute(), self._client)
+        await self._caller.keep_signed_in()
+        return await answered(query.execute(), self.client)
 
 
 async def answered(call: Awaitable[Any], client: AsyncClient) -> Any:

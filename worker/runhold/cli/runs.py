@@ -11,7 +11,7 @@ from runhold.cli.backend import Backend, Row
 from runhold.cli.exits import RUN_EXITS, Exit, UsageError
 from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_since
 from runhold.cli.output import err, hint, out, print_json, print_json_line, say, tell
-from runhold.cli.person import sign_in_as
+from runhold.cli.person import Person, sign_in_as
 from runhold.cli.project import find_project
 from runhold.cli.render import detail_text, health_view, result_panel, run_header, runs_table, short
 from runhold.cli.story import Story
@@ -66,7 +66,7 @@ def submit(
             run = await backend.submit(agent_type, value, limits=tighter, idempotency_key=idempotency_key)
             if watch:
                 say(f"Run {run['id']}, submitted as {person.email}.")
-                return await _watch(backend, run["id"], as_json=as_json, until_review=until_review)
+                return await _watch(backend, person, run["id"], as_json=as_json, until_review=until_review)
             if as_json:
                 print_json(run)
             else:
@@ -94,7 +94,7 @@ def watch(run: RunId, until_review: UntilReview = False, as_json: AsJson = False
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
             identifier = await backend.find_run(run)
-            return await _watch(backend, identifier, as_json=as_json, until_review=until_review)
+            return await _watch(backend, person, identifier, as_json=as_json, until_review=until_review)
 
     raise typer.Exit(asyncio.run(work()))
 
@@ -229,8 +229,10 @@ def health(
 # ------------------------------------------------------------------------------------------------ details
 
 
-async def _watch(backend: Backend, execution_id: str, *, as_json: bool, until_review: bool) -> Exit:
-    story = Story({backend.person.user_id: "you"}, width=out.width)
+async def _watch(
+    backend: Backend, person: Person, execution_id: str, *, as_json: bool, until_review: bool
+) -> Exit:
+    story = Story({person.user_id: "you"}, width=out.width)
     printed: dict[str, Any] = {}
     told_to_review = False
     async for run, timeline in follow(backend, execution_id):

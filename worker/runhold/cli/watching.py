@@ -67,7 +67,7 @@ class Hints:
 async def hints(backend: Backend, topic: str, *events: str) -> AsyncGenerator[Hints, None]:
     """Listen on a private topic for as long as the block lasts. It never fails: then one reads more often."""
     given = Hints()
-    client = backend.person.client
+    client = backend.client
     channel = client.channel(topic, RealtimeChannelOptions(config=_PRIVATE))
     for event in events or _EVENTS:
         channel.on_broadcast(event, given.give)

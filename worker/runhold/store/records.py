@@ -11,6 +11,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from runhold.errors import StoreError
+from runhold.loop import RecordedRun
 from runhold.loop.ports import (
     Definition,
     JsonObject,
@@ -157,6 +158,23 @@ def read_run(answer: Any) -> Run:
         return _read_run(_given(answer))
     except ValidationError as error:
         raise _malformed("agent_worker_log", error) from error
+
+
+def read_recorded_run(answer: Any) -> RecordedRun:
+    """Validate ``{input, steps, calls, definitions}``: rows as claims and ``agent_worker_definitions`` write them.
+
+    :raises StoreError: they are not what this version understands.
+    """
+    given = _given(answer)
+    try:
+        return RecordedRun(
+            input=given["input"],
+            steps=_steps.validate_python([_step(row) for row in _rows(given, "steps")]),
+            calls=_calls.validate_python(_rows(given, "calls")),
+            definitions={one.id: one for one in read_definitions(given.get("definitions"))},
+        )
+    except ValidationError as error:
+        raise _malformed("a run's tables", error) from error
 
 
 def read_verdict(raw: JsonObject) -> Verdict:
