@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from uuid import uuid4
+
+import psycopg
 
 from runhold import Agent, Limits, RunContext, tool
 from runhold.testing import call, say
@@ -55,3 +58,12 @@ def script(messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> Any:
         return say("Done.")
     told = json.loads(messages[-1]["content"])
     return call(told["tool"], {"gated": told["gated"]})
+
+
+def make_known(database_url: str) -> None:
+    """Register the agent, so that runs may be inserted before any worker has started."""
+    me = {"id": str(uuid4()), "hostname": "t", "pid": 1, "version": "0", "lease_ms": 1000}
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "select runhold.worker_register(%s, %s)", [json.dumps(me), json.dumps([agent.definition()])]
+        )

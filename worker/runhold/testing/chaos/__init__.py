@@ -10,6 +10,7 @@ from runhold.testing.chaos.moments import Moment
 from runhold.testing.chaos.patience import PATIENCE_S, eventually
 from runhold.testing.chaos.points import Action, Armed, CrashPoint, Fired, Points, Side
 from runhold.testing.chaos.proxy import Proxy
+from runhold.testing.chaos.reviewer import Reviewer, approve
 from runhold.testing.chaos.verdict import Verdict, assert_nothing_lost, judge
 from runhold.testing.chaos.workers import ForkServer, WorkerProcess
 
@@ -27,9 +28,11 @@ __all__ = [
     "Moment",
     "Points",
     "Proxy",
+    "Reviewer",
     "Side",
     "Verdict",
     "WorkerProcess",
+    "approve",
     "assert_nothing_lost",
     "eventually",
     "judge",
