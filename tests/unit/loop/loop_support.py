@@ -344,6 +344,8 @@ class Row:
 
     def lose_worker(self) -> None:
         """The lease ended."""
+        if self.status != "running":
+            return  # it has left the worker already
         for key, call in self.calls.items():
             if call.status == "running":
                 unsafe = call.effect == "unsafe"
@@ -416,13 +418,17 @@ class Row:
 
 
 class Log:
-    """A worker's way to the row. ``hold`` keeps entries from the database until :meth:`release`."""
+    """A worker's way to the row.
+
+    ``hold`` keeps entries from the database until :meth:`release`; with ``lose_answers`` they arrive, and what the
+    database says to them does not.
+    """
 
     def __init__(self, row: Row, fence: int) -> None:
         self.row = row
         self.fence = fence
         self.hold = False
-        self.broken = False
+        self.lose_answers = False
         self._queue: deque[tuple[Entry, asyncio.Future[Verdict]]] = deque()
 
     def append(self, entry: Entry) -> Awaitable[Verdict]:
@@ -439,8 +445,16 @@ class Log:
         while self._queue:
             entry, verdict = self._queue.popleft()
             answer = self.row.apply(entry, self.fence)
+            if self.lose_answers:
+                self.hold = True  # nothing goes out behind an entry that is not answered
+                return
             if not verdict.done():
                 verdict.set_result(answer)
+
+    @property
+    def held(self) -> list[Entry]:
+        """What was written and has not arrived."""
+        return [entry for entry, _ in self._queue]
 
 
 Answer = ModelReply | BaseException | Callable[[], Any]
