@@ -61,11 +61,13 @@ class Scene:
 
     :ivar started: the idempotency key of each time that the tool started.
     :ivar done: how often its effect happened.
+    :ivar too_early: whether something that changes the world started before its intent was durable.
     """
 
     def __init__(self, effect: Effect, *, gated: bool) -> None:
         self.started: list[str] = []
         self.done = 0
+        self.too_early = False
         self.row = Row()
         self.effect: Effect = effect
         self.gated = gated
@@ -76,7 +78,8 @@ class Scene:
         @tool(effect=effect, approval=gated, name="act")
         async def act(ctx: RunContext, what: str) -> str:
             if effect != "read":
-                assert self.row.call().status == "running", "the intent is durable before the effect"
+                call = self.row.calls.get((1, 0))
+                self.too_early |= call is None or call.status != "running"
             self.started.append(ctx.idempotency_key)
             if self.on_start is not None:
                 await self.on_start()
@@ -246,6 +249,7 @@ async def test_what_becomes_of_the_call(moment: str, effect: Effect, gated: bool
             raise AssertionError(cell)
 
     assert (row.status, row.result) == ("completed", {"text": "Done."})
+    assert not scene.too_early
 
 
 @pytest.mark.parametrize("effect", EFFECTS)
