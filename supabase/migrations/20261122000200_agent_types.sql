@@ -117,12 +117,12 @@ begin
 end;
 $$;
 
--- What holds for a run: its type's limits, tightened by its own.
-create function runhold.run_limits(p_agent_type text, p_limits jsonb) returns jsonb
+-- What holds for a run: its type's limits, or what an operator allowed it beyond them, tightened by its own.
+create function runhold.run_limits(p_agent_type text, p_allowance jsonb, p_limits jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  return runhold.tighten(runhold.type_limits(p_agent_type), p_limits);
+  return runhold.tighten(runhold.type_limits(p_agent_type) || coalesce(p_allowance, '{}'), p_limits);
 end;
 $$;
 
@@ -145,3 +145,5 @@ create policy "definitions are the service's alone" on public.agent_definitions
   for select to service_role using (true);
 
 revoke execute on all functions in schema runhold from public;
+-- checks run with the rights of whoever writes the row
+grant execute on function runhold.limit_names(), runhold.has_number_limits(jsonb), runhold.has_only_limits(jsonb) to service_role;

@@ -18,10 +18,14 @@ create table public.agent_executions (
   tenant_id text,
   error_detail jsonb,
   limits jsonb,
+  allowance jsonb,
   priority smallint not null default 0,
   wake_at timestamptz,
   idempotency_key text,
   forked_from uuid references public.agent_executions on delete set null,
+  copied_steps integer not null default 0,
+  copied_tokens integer not null default 0,
+  resumed_after_step integer not null default 0,
   metadata jsonb,
 
   attempt integer not null default 0,
@@ -56,6 +60,7 @@ create table public.agent_executions (
   constraint input_is_an_object check (jsonb_typeof(input_data) = 'object'),
   constraint state_is_a_small_object check (jsonb_typeof(state) = 'object' and octet_length(state::text) <= 8192),
   constraint limits_is_an_object check (limits is null or jsonb_typeof(limits) = 'object'),
+  constraint allowance_is_an_object check (allowance is null or jsonb_typeof(allowance) = 'object'),
   constraint metadata_is_a_small_object check (metadata is null or (jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 8192)),
   constraint idempotency_key_is_short check (length(idempotency_key) between 1 and 200),
   constraint counters_never_negative check (step_count >= 0 and token_count >= 0 and attempt >= 0 and active_ms >= 0)
@@ -63,6 +68,13 @@ create table public.agent_executions (
 
 comment on column public.agent_executions.tenant_id is 'From the user''s JWT (setting tenant_claim); null without.';
 comment on column public.agent_executions.limits is 'Tightens the type''s limits for this run alone.';
+comment on column public.agent_executions.allowance is
+  'What an operator allowed this run beyond its type''s limits, by agent_retry.';
+comment on column public.agent_executions.copied_steps is
+  'Steps that a fork took over from forked_from. They count against the limits, not as spending.';
+comment on column public.agent_executions.copied_tokens is 'Of token_count: those of the copied steps.';
+comment on column public.agent_executions.resumed_after_step is
+  'The last step before a person retried or forked the run; 0: nobody did. What was wrong before it is not held against the model.';
 comment on column public.agent_executions.wake_at is 'Not claimed before this time; null once it has come.';
 comment on column public.agent_executions.attempt is
   'Claims since the last progress: +1 at each claim, back to 1 with a step, not counted for releases. At max_attempts a lost worker ends the run.';
@@ -103,11 +115,11 @@ begin
 end;
 $$;
 
-create function runhold.check_run_limits(p_limits jsonb, p_agent_type text) returns void
+-- p_allowed: by name, what none of p_limits may pass.
+create function runhold.check_run_limits(p_limits jsonb, p_allowed jsonb, p_agent_type text) returns void
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_allowed jsonb := runhold.type_limits(p_agent_type);
   v_name text;
   v_value jsonb;
 begin
@@ -117,12 +129,29 @@ begin
         'Limits are ' || array_to_string(runhold.limit_names(), ', ') || '.');
     elsif jsonb_typeof(v_value) <> 'number' or (v_value)::numeric <= 0 then
       perform runhold.refuse('RH004', format('The limit %I must be a number above 0.', v_name));
-    elsif jsonb_typeof(v_allowed -> v_name) = 'number' and v_value::numeric > (v_allowed -> v_name)::numeric then
+    elsif jsonb_typeof(p_allowed -> v_name) = 'number' and v_value::numeric > (p_allowed -> v_name)::numeric then
       perform runhold.refuse('RH004',
-        format('The limit %I of %s is wider than agent type %I allows (%s).', v_name, v_value, p_agent_type, v_allowed ->> v_name),
+        format('The limit %I of %s is wider than agent type %I allows (%s).', v_name, v_value, p_agent_type, p_allowed ->> v_name),
         'A run may only tighten the limits of its type.');
     end if;
   end loop;
+end;
+$$;
+
+create function runhold.require_enabled(p_agent_type text) returns void
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_enabled boolean;
+begin
+  select t.enabled into v_enabled from public.agent_types t where t.name = p_agent_type;
+  if v_enabled is null then
+    perform runhold.refuse('RH001', format('There is no agent type %s.', quote_literal(p_agent_type)),
+      'Start a worker that has this agent, or correct agent_type; table agent_types lists those known.');
+  elsif not v_enabled then
+    perform runhold.refuse('RH002', format('Agent type %I is disabled.', p_agent_type),
+      'An operator has to enable it: agent_enable.');
+  end if;
 end;
 $$;
 
@@ -130,20 +159,12 @@ create function runhold.before_insert_execution() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_enabled boolean;
   v_bytes integer;
 begin
   if new.status <> 'pending' then
     perform runhold.refuse('RH005', format('A run can not begin as %s.', new.status), 'Leave status out.');
   end if;
-  select t.enabled into v_enabled from public.agent_types t where t.name = new.agent_type;
-  if v_enabled is null then
-    perform runhold.refuse('RH001', format('There is no agent type %s.', quote_literal(new.agent_type)),
-      'Start a worker that has this agent, or correct agent_type; table agent_types lists those known.');
-  elsif not v_enabled then
-    perform runhold.refuse('RH002', format('Agent type %I is disabled.', new.agent_type),
-      'An operator has to set agent_types.enabled to true.');
-  end if;
+  perform runhold.require_enabled(new.agent_type);
 
   if new.input_data is null or jsonb_typeof(new.input_data) <> 'object' then
     perform runhold.refuse('RH003', 'input_data must be a JSON object.', 'Send {"key": "value"}, not a list, text or number.');
@@ -161,7 +182,7 @@ begin
     if jsonb_typeof(new.limits) <> 'object' then
       perform runhold.refuse('RH004', 'limits must be a JSON object.', 'Send {"max_steps": 10}.');
     end if;
-    perform runhold.check_run_limits(new.limits, new.agent_type);
+    perform runhold.check_run_limits(new.limits, runhold.type_limits(new.agent_type), new.agent_type);
   end if;
 
   -- a worker must be able to read every time it is told, and nobody will see a run of the year 20000
@@ -171,7 +192,9 @@ begin
     new.wake_at := null;
   end if;
 
-  new.tenant_id := runhold.tenant_of(new.user_id);
+  if new.forked_from is null then  -- a fork stays with its source's tenant; no client can set either column
+    new.tenant_id := runhold.tenant_of(new.user_id);
+  end if;
   new.state_since := runhold.now();
   return new;
 end;

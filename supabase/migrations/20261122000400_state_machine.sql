@@ -112,7 +112,9 @@ create function runhold.after_execution_insert() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  perform runhold.write_event(new.id, new.user_id, new.tenant_id, 'submitted', null);
+  perform runhold.write_event(new.id, new.user_id, new.tenant_id,
+    case when new.forked_from is null then 'submitted' else 'forked' end,
+    case when new.forked_from is not null then jsonb_build_object('from', new.forked_from, 'from_step', new.copied_steps + 1) end);
   return null;
 end;
 $$;
@@ -144,6 +146,7 @@ begin
         'detail', case when runhold.is_final(new.status) and new.status <> 'completed' then new.error_detail end,
         'attempt', case when new.status = 'running' then new.attempt end,
         'wake_at', case when new.status = 'pending' then new.wake_at end,
+        'limits', case when old.status = 'failed' then new.limits end,
         'reason', case when new.status = 'pending' then runhold.reason_of(new.id) end)));
   end if;
   if old.cancel_requested_at is null and new.cancel_requested_at is not null then

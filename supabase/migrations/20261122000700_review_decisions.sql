@@ -235,7 +235,8 @@ begin
                  where l.execution_id = any (v_ended) and l.status = 'pending' for update skip locked);
   perform set_config('runhold.closing', '', true);
   update public.agent_tool_calls c
-  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was made.'
+  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was made.',
+      cut_off = 'awaiting_review'
   where c.execution_id = any (v_ended) and c.status = 'awaiting_review';
 end;
 $$;

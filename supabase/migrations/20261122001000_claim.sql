@@ -60,11 +60,11 @@ begin
     'id', p_execution.id, 'user_id', p_execution.user_id, 'tenant_id', p_execution.tenant_id,
     'agent_type', p_execution.agent_type, 'fence', p_execution.fence, 'attempt', p_execution.attempt,
     'created_at', p_execution.created_at, 'input', p_execution.input_data, 'state', p_execution.state,
-    'limits', runhold.run_limits(p_execution.agent_type, p_execution.limits),
+    'limits', runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits),
     'active_ms', p_execution.active_ms, 'cost_usd', p_execution.cost_usd,
     'cancel_requested', p_execution.cancel_requested_at is not null,
     'approval_tools', (select to_jsonb(t.approval_tools) from public.agent_types t where t.name = p_execution.agent_type),
-    'outage_since', p_execution.outage_since,
+    'outage_since', p_execution.outage_since, 'resumed_after_step', p_execution.resumed_after_step,
     'steps', runhold.steps_json(p_execution.id), 'calls', runhold.calls_json(p_execution.id),
     'reviews', runhold.reviews_json(p_execution.id), 'messages', runhold.messages_json(p_execution.id));
 end;

@@ -53,7 +53,7 @@ create function runhold.passed_limit(p_execution public.agent_executions, p_body
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_limits jsonb := runhold.run_limits(p_execution.agent_type, p_execution.limits);
+  v_limits jsonb := runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits);
   v_steps integer;
   v_tokens bigint;
   v_cost numeric;
@@ -158,7 +158,7 @@ begin
   cross join lateral jsonb_to_recordset(e.body -> 'steps') s(
     step_number integer, definition_id uuid, message jsonb, injected jsonb, request_params jsonb, finish_reason text,
     input_tokens integer, output_tokens integer, cached_tokens integer, usage_estimated boolean, cost_usd numeric, latency_ms integer)
-  where e.verdict in ('ok', 'stop');
+  where e.verdict in ('ok', 'stop', 'late');
 end;
 $$;
 
@@ -168,7 +168,7 @@ as $$
 begin
   update public.agent_messages m set delivered_step = (s ->> 'step_number')::integer
   from unnest(p_entries) e cross join lateral jsonb_array_elements(e.body -> 'steps') s
-  where e.verdict in ('ok', 'stop') and m.execution_id = e.execution_id and m.delivered_step is null
+  where e.verdict in ('ok', 'stop', 'late') and m.execution_id = e.execution_id and m.delivered_step is null
     and m.id in (select d::uuid from jsonb_array_elements_text(nullif(s -> 'delivered', 'null')) d);
 end;
 $$;
@@ -187,7 +187,7 @@ begin
   cross join lateral jsonb_to_recordset(e.body -> 'calls') c(
     step_number integer, position integer, call_id text, tool_name text, input jsonb, effect text, status text, output jsonb,
     shown text, error text, latency_ms integer)
-  where e.verdict = 'ok' or (e.verdict = 'stop' and c.status not in ('pending', 'awaiting_review', 'running'));
+  where e.verdict = 'ok' or (e.verdict in ('stop', 'late') and c.status not in ('pending', 'awaiting_review', 'running'));
 end;
 $$;
 
@@ -196,15 +196,15 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   update public.agent_tool_calls c
-  set status = r.status, tool_output = r.output, shown = r.shown, error = r.error, latency_ms = r.latency_ms,
+  set status = r.status, tool_output = r.output, shown = r.shown, error = r.error, latency_ms = r.latency_ms, cut_off = null,
       finished_at = case when r.status <> 'unknown' then runhold.now() end
   from unnest(p_entries) e
   cross join lateral jsonb_to_recordset(e.body -> 'results') r(
     step_number integer, position integer, status text, output jsonb, shown text, error text, latency_ms integer)
   where e.verdict in ('ok', 'stop', 'late')
     and c.execution_id = e.execution_id and c.step_number = r.step_number and c.position = r.position
-    -- a late result may also settle what was unknown when the run ended
-    and (c.status in ('pending', 'running') or (e.verdict = 'late' and c.status = 'unknown'));
+    -- a late result may also settle what was unknown, or cut off, when the run ended
+    and (c.status in ('pending', 'running') or (e.verdict = 'late' and (c.status = 'unknown' or c.cut_off = 'running')));
 end;
 $$;
 
@@ -344,6 +344,30 @@ begin
 end;
 $$;
 
+-- What is told of a cancelled run, from its rows: what the calls of its last step came to, before and after the request.
+-- null members are left out.
+create function runhold.cancel_detail(p_execution public.agent_executions) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select runhold.compact(jsonb_build_object(
+      'requested_at', coalesce(p_execution.cancel_requested_at, runhold.now()),
+      'reason', case when p_execution.cancel_requested_at is null then runhold.reason_of(p_execution.id) else (
+        select e.data ->> 'reason' from public.agent_events e
+        where e.execution_id = p_execution.id and e.kind = 'cancel_requested' order by e.id desc limit 1) end,
+      'step', coalesce(max(s.last), 0),
+      'finished', coalesce(jsonb_agg(c.tool_name order by c.position) filter (
+        where c.status = 'succeeded' and (p_execution.cancel_requested_at is null or c.finished_at < p_execution.cancel_requested_at)), '[]'),
+      'finished_after_request', coalesce(jsonb_agg(c.tool_name order by c.position) filter (
+        where c.status = 'succeeded' and c.finished_at >= p_execution.cancel_requested_at), '[]'),
+      'unknown', coalesce(jsonb_agg(c.tool_name order by c.position) filter (
+        where c.status = 'unknown' or (c.status = 'running' and c.effect = 'unsafe')), '[]')))
+    from (select max(t.step_number) as last from public.agent_steps t where t.execution_id = p_execution.id) s
+    left join public.agent_tool_calls c on c.execution_id = p_execution.id and c.step_number = s.last);
+end;
+$$;
+
 -- Counters and transition, in one update per run. A pause without an open review was turned into "continue" before.
 create function runhold.move_on(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -358,11 +382,12 @@ begin
 
   with u as materialized (
     select e.execution_id, e.seq, e.body -> 'transition' as transition,
-           coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms, e.body -> 'state' as state,
+           coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms,
+           case when e.verdict <> 'late' then e.body -> 'state' end as state, e.verdict <> 'late' as here,
            e.body -> 'transition' ->> 'reason' as reason,
            least(coalesce((e.body -> 'transition' ->> 'delay_ms')::bigint, 0), 2592000000) as delay_ms,  -- at most 30 days
            case
-             when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is
+             when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is, late where it ended
              when e.cancel_requested and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'pending') then 'cancelled'
              when e.body -> 'transition' ->> 'to' = 'pending'
                then case when runhold.is_unsure(e.execution_id) then 'awaiting_review' else 'pending' end
@@ -370,10 +395,10 @@ begin
            end as target,
            s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
            (select count(*) from jsonb_array_elements(e.body -> 'calls') c
-            where e.verdict <> 'stop' or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
+            where e.verdict in ('ok', 'continue') or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
            (select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
             where c ->> 'status' = 'failed') as failed,
-           case when e.verdict = 'stop' then 0 else (
+           case when e.verdict in ('stop', 'late') then 0 else (
              select count(*) from jsonb_array_elements(coalesce(e.body -> 'reviews', '[]'))) + (
              select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
              where c ->> 'status' = 'unknown') end as reviews
@@ -385,7 +410,7 @@ begin
              coalesce(sum((s ->> 'cached_tokens')::integer), 0)::integer as cached_tokens,
              coalesce(sum((s ->> 'cost_usd')::numeric), 0) as cost_usd
       from jsonb_array_elements(e.body -> 'steps') s) s
-    where e.verdict in ('ok', 'stop', 'continue'))
+    where e.verdict in ('ok', 'stop', 'continue', 'late'))
   update public.agent_executions x
   set recorded_seq = u.seq,
       updated_at = runhold.now(),
@@ -400,25 +425,65 @@ begin
       review_count = x.review_count + u.reviews,
       active_ms = x.active_ms + u.active_ms,
       state = coalesce(u.state, x.state),
-      attempt = case when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 then 1 else x.attempt end,
+      attempt = case when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
       outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, runhold.now())
                           when u.steps > 0 then null else x.outage_since end,
       wake_at = case when u.target = 'pending' and u.delay_ms > 0 then runhold.now() + u.delay_ms * interval '1 ms' end,
       status = coalesce(u.target, x.status),
-      result = case when u.target = 'completed' then coalesce(u.transition -> 'result', 'null') end,
-      error = case when u.target = 'failed' then coalesce(u.transition ->> 'error', 'INTERNAL_ERROR') end,
+      result = case when u.target = 'completed' then coalesce(u.transition -> 'result', 'null') when u.target is null then x.result end,
+      error = case when u.target = 'failed' then coalesce(u.transition ->> 'error', 'INTERNAL_ERROR') when u.target is null then x.error end,
       error_detail = case
-        when u.target = 'cancelled' then runhold.compact(coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || jsonb_build_object(
-          'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error', 'requested_at', x.cancel_requested_at))
-        when u.target in ('failed', 'completed') then nullif(u.transition -> 'detail', 'null') end
+        -- the worker knows best what came when; what it does not say is told from the rows
+        when u.target = 'cancelled' then runhold.compact(
+          runhold.cancel_detail(x) || coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || jsonb_build_object(
+            'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error'))
+        when u.target in ('failed', 'completed') then nullif(u.transition -> 'detail', 'null')
+        when u.target is null then x.error_detail end
   from u where x.id = u.execution_id;
-
-  update public.agent_executions x set recorded_seq = e.seq, updated_at = runhold.now()
-  from unnest(p_entries) e where e.verdict = 'late' and x.id = e.execution_id;
 
   if v_left <> '{}' then
     perform runhold.leave_worker(v_left, 'The run left its worker while this call ran.');
   end if;
+end;
+$$;
+
+-- Is this an answer given before people were heard? A cancel needs no answer any more; "final" says that there is no room
+-- for another step.
+create function runhold.is_unheard(p_entry runhold.judged_entry) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return p_entry.body -> 'transition' ->> 'to' = 'completed' and not p_entry.cancel_requested
+    and not coalesce((p_entry.body -> 'transition' ->> 'final')::boolean, false)
+    and exists (select from public.agent_messages m where m.execution_id = p_entry.execution_id and m.delivered_step is null);
+end;
+$$;
+
+-- An entry whose answer was lost. What did not hold the first time does not hold now: intents that are not there were
+-- stopped, a transition that was not made was answered "continue" (or stopped: the next entry is told so).
+create function runhold.judge_again(p_worker_id uuid, p_entry runhold.judged_entry) returns runhold.judged_entry
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_run public.agent_executions;
+  v_stop jsonb;
+begin
+  select x.* into v_run from public.agent_executions x where x.id = p_entry.execution_id;
+  if v_run.status <> 'running' or v_run.worker_id is distinct from p_worker_id or v_run.recorded_seq <> p_entry.seq then
+    return p_entry;
+  end if;
+  if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c
+             where not exists (select from public.agent_tool_calls t
+                               where t.execution_id = v_run.id and t.step_number = (c ->> 'step_number')::integer
+                                 and t.position = (c ->> 'position')::integer)) then
+    v_stop := runhold.why_stop(v_run, jsonb_build_object('calls', p_entry.body -> 'calls'));
+    p_entry.verdict := 'stop';
+    p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
+    p_entry.detail := v_stop -> 'detail';
+  elsif p_entry.body -> 'transition' ->> 'to' is not null then
+    p_entry.verdict := 'continue';
+  end if;
+  return p_entry;
 end;
 $$;
 
@@ -447,8 +512,17 @@ begin
          select from public.agent_reviews r where r.execution_id = p_entries[i].execution_id and r.status = 'pending') then
       p_entries[i].verdict := 'continue';
     end if;
+    -- the same for a message: whoever sends one holds the run's row, and finds it ended or is heard here
+    if p_entries[i].verdict = 'ok' and runhold.is_unheard(p_entries[i]) then
+      p_entries[i].verdict := 'continue';
+    end if;
   end loop;
   perform runhold.move_on(p_entries);
+  for i in 1 .. cardinality(p_entries) loop
+    if p_entries[i].verdict = 'duplicate' then
+      p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
+    end if;
+  end loop;
   return p_entries;
 end;
 $$;

@@ -25,7 +25,7 @@ begin
   return coalesce((
     select r.status = 'rejected' from public.agent_reviews r
     where r.tool_call_id = p_call_id and r.kind = 'unknown_outcome'
-    order by r.requested_at desc, r.id limit 1), false);
+    order by r.requested_at desc, r.status = 'pending' desc, r.id limit 1), false);
 end;
 $$;
 
@@ -38,6 +38,7 @@ begin
   update public.agent_tool_calls c
   set status = case when c.effect = 'unsafe' then 'unknown' when x.completed_at is not null then 'failed' else 'pending' end,
       finished_at = case when c.effect <> 'unsafe' and x.completed_at is not null then runhold.now() end,
+      cut_off = case when c.effect <> 'unsafe' and x.completed_at is not null then 'running' end,
       error = case when c.effect = 'unsafe' or x.completed_at is not null then p_error end
   from public.agent_executions x
   where x.id = any (p_execution_ids) and x.status <> 'running' and c.execution_id = x.id and c.status = 'running';
@@ -93,10 +94,7 @@ begin
                           when 'STOPPED_BY_REVIEWER' then 'failed' when 'WORKER_LOST' then 'failed' else 'pending' end,
       error = case when w.why in ('STOPPED_BY_REVIEWER', 'WORKER_LOST') then w.why end,
       error_detail = case w.why
-        when 'CANCELLED' then jsonb_build_object(
-          'requested_at', x.cancel_requested_at, 'reason', p_reason,
-          'unknown', (select coalesce(jsonb_agg(c.tool_name order by c.step_number, c.position), '[]') from public.agent_tool_calls c
-                      where c.execution_id = x.id and (c.status = 'unknown' or (c.status = 'running' and c.effect = 'unsafe'))))
+        when 'CANCELLED' then runhold.cancel_detail(x)
         when 'WORKER_LOST' then jsonb_build_object(
           'limit', 'max_attempts', 'allowed', runhold.max_attempts(x.agent_type), 'used', x.attempt, 'step', x.step_count)
         when 'STOPPED_BY_REVIEWER' then jsonb_build_object('step', x.step_count) end,

@@ -62,6 +62,10 @@ begin
   perform set_config('runhold.closing', 'on', true);
   update public.agent_reviews r set status = 'expired' where r.id = p_review_id;
   perform set_config('runhold.closing', '', true);
+  if p_then = 'fail' then  -- not the answer that the model is to see: a retry asks again
+    update public.agent_tool_calls c set cut_off = 'awaiting_review'
+    from public.agent_reviews r where r.id = p_review_id and c.id = r.tool_call_id and c.status = 'rejected';
+  end if;
   perform runhold.close_reviews(array[p_execution_id]);
 end;
 $$;

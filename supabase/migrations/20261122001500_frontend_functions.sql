@@ -42,42 +42,71 @@ begin atomic
   select runhold.submit(agent_type, input_data, limits, wake_at, idempotency_key, metadata, user_id);
 end;
 
--- May the caller steer this run? Its owner, an operator for its tenant and type, or the service.
-create function runhold.may_steer(p_user_id uuid, p_tenant_id text, p_agent_type text) returns boolean
+-- Is the caller an operator for this tenant and type, or the service?
+create function runhold.may_operate(p_tenant_id text, p_agent_type text) returns boolean
 language sql stable security definer set search_path = ''
-return runhold.caller_is_service() or coalesce(p_user_id = auth.uid(), false) or exists (
+return runhold.caller_is_service() or exists (
   select from runhold.reviewers r
   where r.user_id = auth.uid() and r.role = 'operator'
     and (r.tenant_id is null or r.tenant_id = p_tenant_id) and (r.agent_type is null or r.agent_type = p_agent_type));
+
+-- May the caller steer this run? Its owner, its operators and the service may.
+create function runhold.may_steer(p_user_id uuid, p_tenant_id text, p_agent_type text) returns boolean
+language sql stable security definer set search_path = ''
+return coalesce(p_user_id = auth.uid(), false) or runhold.may_operate(p_tenant_id, p_agent_type);
+
+-- The run, if the caller may steer it. Looked at before it is locked: strangers must not be able to hold a run's row, or
+-- learn that it exists.
+create function runhold.steered(p_execution_id uuid) returns public.agent_executions
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_run public.agent_executions;
+begin
+  select x.* into v_run from public.agent_executions x where x.id = p_execution_id;
+  if not found or not runhold.may_steer(v_run.user_id, v_run.tenant_id, v_run.agent_type) then
+    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'Check the id and who is signed in.');
+  end if;
+  return v_run;
+end;
+$$;
+
+-- The same, locked, as it is under the lock.
+create function runhold.lock_steered(p_execution_id uuid) returns public.agent_executions
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_run public.agent_executions := runhold.steered(p_execution_id);
+begin
+  select x.* into v_run from public.agent_executions x where x.id = p_execution_id for no key update;
+  if not found then
+    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'It was deleted at this instant.');
+  end if;
+  return v_run;
+end;
+$$;
 
 create function runhold.cancel(p_execution_id uuid, p_reason text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_run public.agent_executions;
+  v_run public.agent_executions := runhold.lock_steered(p_execution_id);
 begin
-  -- looked at before it is locked: strangers must not be able to hold a run's row, or learn that it exists
-  select x.* into v_run from public.agent_executions x where x.id = p_execution_id;
-  if not found or not runhold.may_steer(v_run.user_id, v_run.tenant_id, v_run.agent_type) then
-    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'Check the id and who is signed in.');
-  end if;
   p_reason := left(p_reason, 2000);
   perform runhold.set_reasons(jsonb_build_object(p_execution_id, p_reason));
 
-  select x.* into v_run from public.agent_executions x where x.id = p_execution_id for no key update;
   if v_run.status = 'running' and v_run.cancel_requested_at is null then
     update public.agent_executions x set cancel_requested_at = runhold.now() where x.id = p_execution_id;
   elsif v_run.status in ('pending', 'awaiting_review') then
     update public.agent_executions x
     set status = 'cancelled', cancel_requested_at = runhold.now(),
-        error_detail = runhold.compact(jsonb_build_object(
-          'requested_at', runhold.now(), 'reason', p_reason,
-          'unknown', (select jsonb_agg(c.tool_name order by c.step_number, c.position) from public.agent_tool_calls c
-                      where c.execution_id = x.id and c.status = 'unknown')))
+        error_detail = runhold.cancel_detail(x)
     where x.id = p_execution_id;
     perform runhold.close_reviews(array[p_execution_id]);
   end if;
-  return (select jsonb_build_object('id', x.id, 'status', x.status, 'cancel_requested', x.cancel_requested_at is not null)
+  return (select runhold.compact(jsonb_build_object(
+            'id', x.id, 'status', x.status, 'cancel_requested', x.cancel_requested_at is not null,
+            'detail', case when x.status = 'cancelled' then x.error_detail end))
           from public.agent_executions x where x.id = p_execution_id);
 end;
 $$;

@@ -18,8 +18,9 @@ begin atomic
     select k.agent_type, (runhold.type_limits(k.agent_type) ->> 'max_steps')::numeric as n
     from (select distinct r.agent_type from run r) k
   ), call as materialized (
-    select c.tool_name, c.status, c.latency_ms from public.agent_tool_calls c
-    where c.execution_id in (select r.id from run r)
+    -- what a fork copied was called once, in its source
+    select c.tool_name, c.status, c.latency_ms
+    from run r join public.agent_tool_calls c on c.execution_id = r.id and c.step_number > r.copied_steps
   ), review as materialized (
     select v.status, v.execution_id,
            case when v.status in ('approved', 'rejected') then extract(epoch from v.decided_at - v.requested_at) * 1000 end as wait_ms
@@ -59,9 +60,9 @@ begin atomic
         'wait_ms_p95', percentile_cont(0.95) within group (order by v.wait_ms))
       from review v),
     'cost', (select jsonb_build_object(
-        'tokens', coalesce(sum(r.token_count), 0),
+        'tokens', coalesce(sum(r.token_count - r.copied_tokens), 0),
         'usd', coalesce(sum(r.cost_usd), 0),
-        'tokens_per_completion', round(sum(r.token_count) * 1.0 / nullif(count(*) filter (where r.status = 'completed'), 0), 1),
+        'tokens_per_completion', round(sum(r.token_count - r.copied_tokens) * 1.0 / nullif(count(*) filter (where r.status = 'completed'), 0), 1),
         'usd_per_completion', round(sum(r.cost_usd) / nullif(count(*) filter (where r.status = 'completed'), 0), 6))
       from run r),
     'time_ms', (select jsonb_build_object(

@@ -32,7 +32,7 @@ def test_unknown_agent_type_is_refused(world: World) -> None:
 def test_disabled_agent_type_is_refused(world: World) -> None:
     world.worker()
     world.configure(enabled=False)
-    with refused("RH002", says="Agent type writer is disabled.", hint="agent_types.enabled"):
+    with refused("RH002", says="Agent type writer is disabled.", hint="agent_enable"):
         world.submit(world.person())
 
 

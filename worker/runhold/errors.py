@@ -110,8 +110,14 @@ REFUSALS: Final[dict[str, str]] = {
     "RH011": "invalid decision",
     "RH012": "worker is dead, unknown or its lease expired: register anew",
     "RH013": "invalid call by a worker",
-    "RH014": "the run has already ended",
+    "RH014": "the run has already ended, or is being cancelled",
     "RH015": "no such review, or not yours to see",
+    "RH016": "the message is empty or too long",
+    "RH017": "too many messages wait for the run",
+    "RH018": "only a failed run can be retried",
+    "RH019": "the run would fail again at once: a limit is used up",
+    "RH020": "the run can not be forked from that step",
+    "RH021": "only an operator of the agent type may do this",
 }
 """SQLSTATE → meaning. ``docs/reference/errors.md`` has the same table; a test keeps them equal."""
 
