@@ -135,11 +135,35 @@ begin
 end;
 $$;
 
+-- The worker's row, new, or the one of a registration whose answer was lost: the same process asks for the same. An id that
+-- lived as something else, or is dead, was used up.
+create function runhold.appear(p_worker public.agent_workers) returns void
+language plpgsql security definer set search_path = ''
+as $$
+declare
+  v_known public.agent_workers;
+begin
+  insert into public.agent_workers (id, hostname, pid, version, agent_types, capacity, lease, started_at, last_seen_at, lease_expires_at)
+  values (p_worker.id, p_worker.hostname, p_worker.pid, p_worker.version, p_worker.agent_types, p_worker.capacity, p_worker.lease,
+          runhold.now(), runhold.now(), runhold.now() + p_worker.lease)
+  on conflict (id) do nothing;
+  if found then
+    return;
+  end if;
+  v_known := runhold.lock_worker(p_worker.id);
+  if (v_known.hostname, v_known.pid, v_known.version, v_known.agent_types, v_known.capacity, v_known.lease)
+     is distinct from (p_worker.hostname, p_worker.pid, p_worker.version, p_worker.agent_types, p_worker.capacity, p_worker.lease) then
+    perform runhold.refuse('RH012', format('Worker id %s belongs to another process.', p_worker.id), 'Register under a new id.');
+  end if;
+  update public.agent_workers w set last_seen_at = runhold.now(), lease_expires_at = runhold.now() + w.lease where w.id = p_worker.id;
+end;
+$$;
+
 create function runhold.worker_register(p_worker jsonb, p_definitions jsonb) returns jsonb
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_id uuid := (p_worker ->> 'id')::uuid;
+  v_worker public.agent_workers;
   v_lease interval := make_interval(secs => (p_worker ->> 'lease_ms')::numeric::double precision / 1000);
   v_types text[];
   v_ids jsonb := '{}';
@@ -149,18 +173,21 @@ begin
   if cardinality(v_types) <> (select count(*) from (select distinct t from unnest(v_types) t) d) then
     perform runhold.refuse('RH013', 'Two agents of one type were registered.', 'Give each agent a type of its own.');
   end if;
-  if exists (select from public.agent_workers w where w.id = v_id) then
-    perform runhold.refuse('RH012', format('Worker id %s was used before.', v_id), 'Register under a new id.');
-  end if;
+
+  v_worker.id := (p_worker ->> 'id')::uuid;
+  v_worker.hostname := p_worker ->> 'hostname';
+  v_worker.pid := (p_worker ->> 'pid')::integer;
+  v_worker.version := p_worker ->> 'version';
+  v_worker.agent_types := v_types;
+  v_worker.capacity := coalesce((p_worker ->> 'capacity')::integer, 1);
+  v_worker.lease := v_lease;
+  perform runhold.appear(v_worker);
 
   -- in order of names: two workers that start at once must not wait for each other crosswise
   for v_definition in select d from jsonb_array_elements(p_definitions) d order by d ->> 'agent_type' loop
     v_ids := v_ids || jsonb_build_object(v_definition ->> 'agent_type', runhold.register_definition(v_definition));
   end loop;
 
-  insert into public.agent_workers (id, hostname, pid, version, agent_types, capacity, lease, started_at, last_seen_at, lease_expires_at)
-  values (v_id, p_worker ->> 'hostname', (p_worker ->> 'pid')::integer, p_worker ->> 'version', v_types,
-          coalesce((p_worker ->> 'capacity')::integer, 1), v_lease, runhold.now(), runhold.now(), runhold.now() + v_lease);
   perform runhold.note_beat();
 
   return jsonb_build_object(

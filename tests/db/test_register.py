@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
-from world import DEFINITION, World, refused
+from world import DEFINITION, Worker, World, refused
 
 
 def test_register_answers_what_a_worker_must_know(world: World) -> None:
@@ -75,10 +75,55 @@ def test_limits_that_are_no_numbers_are_refused(world: World, limits: Any) -> No
         world.worker({**DEFINITION, "limits": limits})
 
 
-def test_id_can_not_be_used_twice(world: World) -> None:
-    worker = world.worker()
-    with refused("RH012", says="was used before", hint="new id"):
-        world.service("select agent_worker_register(%s, %s)", *_worker_and(DEFINITION, id=worker.id))
+def test_registration_whose_answer_was_lost_is_answered_again(world: World) -> None:
+    def register() -> dict[str, Any]:
+        return world.service("select agent_worker_register(%s, %s)", *_worker_and(DEFINITION))
+
+    first = register()
+    world.at(15)
+    assert register() == first
+    world.at(25)
+    lease = world.one("select lease_expires_at - runhold.now() from agent_workers")
+    assert 9 < lease.total_seconds() < 11  # renewed by the second
+    # also when it claimed meanwhile: it holds what it held
+    worker = Worker(world, "11111111-1111-1111-1111-111111111111", first["definitions"])
+    run = world.running(worker, world.person())
+    assert register()["definitions"] == first["definitions"]
+    assert (world.status(run["id"]), worker.claim(seq=1)[0]["id"]) == ("running", run["id"])
+
+
+def test_two_registrations_at_once_are_one(world: World) -> None:
+    over = world.another()
+    query, args = "select agent_worker_register(%s, %s)", _worker_and(DEFINITION)
+    with over.acting("service_role") as cursor:
+        cursor.execute(query, args)
+        first = next(iter(cursor.fetchall()[0].values()))
+        second = world.background(lambda: world.service(query, *args))
+        assert second.waits()
+    assert second.result() == first
+    assert world.one("select count(*) from agent_workers") == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"hostname": "i"}, {"pid": 2}, {"version": "1"}, {"capacity": 5}, {"lease_ms": 21_000}],
+)
+def test_id_of_another_process_is_refused(world: World, other: dict[str, Any]) -> None:
+    world.service("select agent_worker_register(%s, %s)", *_worker_and(DEFINITION))
+    with refused("RH012", says="belongs to another process", hint="new id"):
+        world.service("select agent_worker_register(%s, %s)", *_worker_and(DEFINITION, **other))
+    with refused("RH012", says="belongs to another process"):
+        world.service(
+            "select agent_worker_register(%s, %s)", *_worker_and({**DEFINITION, "agent_type": "reader"})
+        )
+
+
+def test_dead_id_never_comes_back(world: World) -> None:
+    args = _worker_and(DEFINITION)
+    world.service("select agent_worker_register(%s, %s)", *args)
+    world.service("select agent_worker_stop(%s, false)", "11111111-1111-1111-1111-111111111111")
+    with refused("RH012", says="declared dead", hint="new id"):
+        world.service("select agent_worker_register(%s, %s)", *args)
 
 
 def test_lease_is_neither_tiny_nor_endless(world: World) -> None:

@@ -62,8 +62,8 @@ class FakePort(FakeDatabase):
 
     async def register(self, worker: WorkerInfo, definitions: Sequence[Any]) -> Registration:
         self._fail("register", worker)
-        if worker.id in self.workers:
-            raise WorkerDead("this id was used before", code="RH012")
+        if self.workers.get(worker.id, "alive") != "alive":
+            raise WorkerDead("this id was declared dead", code="RH012")
         self.workers[worker.id] = "alive"
         for given in definitions:
             self.definition_ids.setdefault(given["agent_type"], uuid4())

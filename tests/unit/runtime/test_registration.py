@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -26,8 +26,10 @@ class Port:
     def __init__(self, *failures: Exception, schema_version: int = SCHEMA_VERSION) -> None:
         self.failures = list(failures)
         self.schema_version = schema_version
+        self.ids: list[UUID] = []
 
     async def register(self, worker: WorkerInfo, definitions: Sequence[Any]) -> Registration:
+        self.ids.append(worker.id)
         if self.failures:
             raise self.failures.pop(0)
         return Registration(definitions={"one": uuid4()}, lease_ms=1000, schema_version=self.schema_version)
@@ -58,6 +60,17 @@ async def test_a_worker_that_comes_back_outlives_every_kind_of_outage(
     lost_answer = WorkerDead("used before", code="RH012")
     away = [StoreUnavailable("refused")] * 4
     assert await registered(Port(starting_up, *away, lost_answer), first=False) is not None
+
+
+async def test_a_registration_whose_answer_was_lost_is_repeated_under_its_id_until_that_is_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "REGISTER_AGAIN_S", 0.001)
+    port = Port(StoreUnavailable("lost"), StoreUnavailable("lost"), WorkerDead("dead", code="RH012"))
+    came = await registered(port, first=False)
+    first, second, third, fourth = port.ids
+    assert first == second == third != fourth
+    assert came is not None and came.worker_id == fourth
 
 
 async def test_a_refusal_that_will_last_ends_it() -> None:

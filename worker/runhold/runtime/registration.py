@@ -9,7 +9,7 @@ import os
 import random
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
@@ -31,7 +31,7 @@ SCHEMA_VERSION: Final = 1
 """What ``runhold.schema_version()`` answers in the migrations that this worker was built for."""
 
 MAX_FRESH_IDS: Final = 3
-"""Ids tried at once: one may be used up by a registration whose answer was lost."""
+"""Ids tried at once: one is used up when it dies between a registration whose answer was lost and the next."""
 
 
 class RegisterPort(Protocol):
@@ -69,23 +69,24 @@ async def register(
     :raises StoreError: the database refuses, and not only for the moment.
     """
     given = {name: agent.definition() for name, agent in agents.items()}
+    worker = WorkerInfo(
+        id=uuid4(),
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+        version=version,
+        capacity=config.capacity,
+        lease_ms=round(config.lease_s * 1000),
+    )
     used_up = 0
     while not stop.is_set():
-        worker = WorkerInfo(
-            id=uuid4(),
-            hostname=socket.gethostname(),
-            pid=os.getpid(),
-            version=version,
-            capacity=config.capacity,
-            lease_ms=round(config.lease_s * 1000),
-        )
         lease, sent_at = Lease(), lease_now()
         try:
             answer = await port.register(worker, list(given.values()))
         except WorkerDead:
-            used_up += 1  # an answer was lost and the call repeated: that id is gone
+            used_up += 1  # registered by a call whose answer was lost, and declared dead before the next one
             if used_up >= MAX_FRESH_IDS:
                 raise
+            worker = replace(worker, id=uuid4())
             continue
         except StoreError as error:
             if for_the_first_time and isinstance(error, StoreUnavailable):
