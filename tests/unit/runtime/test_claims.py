@@ -22,12 +22,13 @@ from runhold.store.records import Claim
 class Desk:
     """A claimer whose runs are taken by hand."""
 
-    def __init__(self, capacity: int = 4) -> None:
+    def __init__(self, capacity: int = 4, poll_s: float = 2.0) -> None:
         self.port = FakePort()
         self.held = HeldRuns(capacity)
         self.taken: list[Any] = []
         self.heard = True
         self.dead = False
+        self.misses = 0
         self.claimer = Claimer(
             self.port,
             uuid4(),
@@ -35,7 +36,9 @@ class Desk:
             self.held,
             take=self.take,
             is_heard=lambda: self.heard,
+            on_missed=self.miss,
             on_dead=self.die,
+            poll_s=poll_s,
         )
 
     def take(self, claim: Claim) -> None:
@@ -43,6 +46,9 @@ class Desk:
             held: Any = type("Held", (), {"run": run, "drop": lambda self, reason: None})()
             self.held.add(held)
             self.taken.append(held)
+
+    def miss(self) -> None:
+        self.misses += 1
 
     def die(self) -> None:
         self.dead = True
@@ -74,6 +80,8 @@ async def until(check: Callable[[], Any]) -> None:
 async def desk(monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.setattr(claims, "POLL_JITTER", 0.0)
     monkeypatch.setattr(claims, "TRAILING_S", 0.05)
+    monkeypatch.setattr(claims, "EMPTY_JITTER_S", 0.0)
+    monkeypatch.setattr(claims, "TICK_S", 0.02)
     return Desk()
 
 
@@ -90,7 +98,7 @@ async def test_a_wake_up_is_followed_at_once_and_once_more_a_moment_later(desk: 
         assert time.monotonic() - began >= 0.05
         await asyncio.sleep(0.12)
         assert desk.looked == 3
-    assert desk.claimer.found == {"start": 0, "push": 2}
+    assert desk.claimer.found == {"start": 0, "push": 2, "poll": 0}
 
 
 async def test_many_wake_ups_while_a_claim_is_under_way_are_one_reason_to_look_again(desk: Desk) -> None:
@@ -111,17 +119,67 @@ async def test_polls_are_frequent_only_while_realtime_is_not_heard(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, heard: bool, most: int
 ) -> None:
     monkeypatch.setattr(claims, "POLL_HEARD_S", 0.3)
-    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.03)
+    desk = Desk(poll_s=0.03)
     desk.heard = heard
     async with claiming(desk):
         await asyncio.sleep(0.32)
         assert most / 3 < desk.looked <= most + 1
 
 
-async def test_polling_quickens_when_hearing_stops_in_the_middle_of_a_long_wait(
+async def test_polls_are_never_more_frequent_than_asked_for(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.02)
+    monkeypatch.setattr(claims, "POLL_HEARD_S", 0.01)
+    desk = Desk(poll_s=5)
+    async with claiming(desk):
+        await asyncio.sleep(0.1)
+        assert desk.looked == 1  # asked to poll every 5 s, it does not poll more often when it hears
+
+
+async def test_a_poll_that_finds_what_no_wake_up_told_of_makes_the_next_ones_frequent(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "POLL_HEARD_S", 0.3)
+    monkeypatch.setattr(claims, "DOUBT_S", 0.3)
+    desk = Desk(poll_s=0.02)
+    async with claiming(desk):
+        await asyncio.sleep(0.1)
+        assert desk.looked == 1
+        desk.port.submit()
+        await until(lambda: desk.claimer.missed == 1)
+        assert desk.misses == 1
+        looked = desk.looked
+        await until(lambda: desk.looked >= looked + 4)
+        desk.port.submit()
+        await until(lambda: desk.misses == 2)
+    assert desk.claimer.found == {"start": 0, "push": 0, "poll": 2}
+
+
+async def test_what_a_poll_finds_while_realtime_is_not_heard_was_not_missed(desk: Desk) -> None:
+    desk = Desk(poll_s=0.02)
+    desk.heard = False
+    async with claiming(desk):
+        desk.port.submit()
+        await until(lambda: desk.claimer.found["poll"])
+    assert (desk.misses, desk.claimer.missed) == (0, 0)
+
+
+async def test_workers_that_were_woken_for_nothing_do_not_look_again_all_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "EMPTY_JITTER_S", 0.1)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    async with claiming(desk):
+        began = time.monotonic()
+        desk.claimer.wake()
+        await until(lambda: desk.looked == 3)
+        assert time.monotonic() - began >= 0.15
+
+
+async def test_polling_quickens_when_hearing_stops_in_the_middle_of_a_long_wait(
+    desk: Desk,
+) -> None:
+    desk = Desk(poll_s=0.02)
     async with claiming(desk):
         await asyncio.sleep(0.05)
         assert desk.looked == 1
@@ -132,11 +190,10 @@ async def test_polling_quickens_when_hearing_stops_in_the_middle_of_a_long_wait(
 
 
 async def test_a_run_that_becomes_due_is_looked_for_then(desk: Desk) -> None:
-    desk.port.next_due = datetime.now(UTC) + timedelta(seconds=0.15)
+    desk.port.next_due = due = datetime.now(UTC) + timedelta(seconds=0.15)
     async with claiming(desk):
-        await asyncio.sleep(0.1)
-        assert desk.looked == 1
         await until(lambda: desk.looked == 2)
+        assert datetime.now(UTC) >= due
         assert desk.claimer.looked["due"] == 1
 
 

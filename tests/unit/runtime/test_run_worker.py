@@ -13,14 +13,16 @@ from fake_port import FakePort
 from runhold import Agent
 from runhold.errors import ConfigError, StoreUnavailable
 from runhold.models.inprocess import FunctionModel
-from runhold.runtime import claims, worker
+from runhold.runtime import worker
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.worker import run_worker
 from runhold.store.gateway import Gateway
 from runhold.testing import say
 
 AGENT = Agent(type="t", model="m", instructions="x")
-CONFIG = WorkerConfig(url="http://x.test", secret_key="sb_secret_x", lease_s=1, grace_s=1, realtime=False)
+CONFIG = WorkerConfig(
+    url="http://x.test", secret_key="sb_secret_x", lease_s=1, grace_s=1, poll_s=0.05, realtime=False
+)
 
 
 @pytest.fixture
@@ -31,7 +33,6 @@ def port(monkeypatch: pytest.MonkeyPatch) -> FakePort:
         return made
 
     monkeypatch.setattr(Gateway, "open", opened)
-    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.02)
     return made
 
 

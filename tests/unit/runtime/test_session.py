@@ -54,7 +54,13 @@ class Bench:
         )
 
     def config(self, **options: Any) -> WorkerConfig:
-        given: dict[str, Any] = {"capacity": 4, "lease_s": LEASE_S, "grace_s": 5, "realtime": False}
+        given: dict[str, Any] = {
+            "capacity": 4,
+            "lease_s": LEASE_S,
+            "grace_s": 5,
+            "poll_s": 0.05,
+            "realtime": False,
+        }
         return WorkerConfig(url="http://x.test", secret_key="sb_secret_x", **{**given, **options})
 
     async def register(self, *, first: bool = True, **options: Any) -> Registered | None:
@@ -90,7 +96,6 @@ class Bench:
 async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(claims, "RETRY_S", 0.01)
-    monkeypatch.setattr(claims, "POLL_DEAF_S", 0.05)
     return Bench()
 
 

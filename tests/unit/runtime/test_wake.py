@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,16 +17,22 @@ from runhold.runtime.realtime import Topics
 from runhold.runtime.wake import Listener
 
 WORKER = UUID(int=1)
+KEY = "sb_secret_x"
 
 
 class FakeConnection:
-    def __init__(self, topics: Topics) -> None:
+    def __init__(self, topics: Topics, on_ready: Callable[[], None]) -> None:
         self.trouble = asyncio.Event()
+        self.why = ""
         self.topics = topics
+        self.ready = on_ready
         self.closed = False
 
     def send(self, topic: str, event: str) -> None:
         self.topics[topic][event]()
+
+    def wake(self) -> None:
+        self.send("runhold:workers", "wake")
 
     def probe(self) -> None:
         self.send(f"runhold:worker:{WORKER}", "probe")
@@ -41,33 +49,39 @@ class Air:
         self.attempts = 0
         self.refusing = False
         self.wakes = 0
-        self.joined = 0
-        config = WorkerConfig(url="http://x.test", secret_key="sb_secret_x")
+        self.looks = 0
+        config = WorkerConfig(url="http://x.test", secret_key=KEY)
         self.listener = Listener(
-            config,
-            WORKER,
-            probe_every_s=0.04,
-            on_wake=self._woken,
-            on_joined=self._joined,
-            connect=self._connect,
+            config, WORKER, on_wake=self._woken, on_joined=self._joined, connect=self._connect
         )
 
     @property
     def now(self) -> FakeConnection:
         return self.connections[-1]
 
-    async def _connect(self, url: str, key: str, topics: Topics) -> FakeConnection:
+    @property
+    def joins(self) -> int:
+        return self.listener.stats.joins
+
+    def beat(self) -> None:
+        """A heartbeat whose probe comes through."""
+        self.now.probe()
+        self.listener.expect_probe()
+
+    async def _connect(
+        self, url: str, key: str, topics: Topics, on_ready: Callable[[], None]
+    ) -> FakeConnection:
         self.attempts += 1
         if self.refusing:
-            raise OSError("refused")
-        self.connections.append(FakeConnection(topics))
+            raise OSError(f"refused wss://x.test/websocket?apikey={key}")
+        self.connections.append(FakeConnection(topics, on_ready))
         return self.now
 
     def _woken(self) -> None:
         self.wakes += 1
 
     def _joined(self) -> None:
-        self.joined += 1
+        self.looks += 1
 
 
 async def until(check: Callable[[], Any]) -> None:
@@ -79,10 +93,10 @@ async def until(check: Callable[[], Any]) -> None:
 @pytest.fixture
 async def air(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(wake, "BACKOFF_BASE_S", 0.001)
-    monkeypatch.setattr(wake, "PROBE_TRAVEL_S", 0.02)
+    monkeypatch.setattr(wake, "PROBE_WAIT_S", 0.3)
     air = Air()
     task = asyncio.create_task(air.listener.run())
-    await asyncio.sleep(0.01)
+    await until(lambda: air.joins)
     yield air
     assert not task.done()
     task.cancel()
@@ -90,30 +104,65 @@ async def air(monkeypatch: pytest.MonkeyPatch) -> Any:
     assert all(connection.closed for connection in air.connections)
 
 
-async def test_joining_is_a_reason_to_look_and_events_are_passed_on(air: Air) -> None:
-    await until(lambda: air.joined == 1)
-    air.now.send("runhold:workers", "wake")
-    air.now.send("runhold:workers", "wake")
-    assert air.wakes == 2
+async def test_events_are_passed_on_and_counted(air: Air) -> None:
+    before = datetime.now(UTC)
+    air.now.wake()
+    air.now.wake()
+    assert air.wakes == air.listener.stats.events == 2
+    assert air.listener.stats.last_event_at is not None
+    assert air.listener.stats.last_event_at >= before
+    assert air.listener.stats.last_probe_at is None
 
 
-async def test_a_connection_is_believed_only_while_the_probe_comes_through_it(air: Air) -> None:
-    await until(lambda: air.joined == 1)
-    assert not air.listener.is_heard  # joined, but not tested yet
+async def test_joining_being_ready_and_the_first_probe_are_reasons_to_look(air: Air) -> None:
+    assert air.looks == 1
+    air.now.ready()
+    assert air.looks == 2
     air.now.probe()
+    assert air.looks == 3
+    air.now.probe()
+    assert air.looks == 3
+
+
+async def test_a_connection_is_believed_only_while_probes_come_through_it(air: Air) -> None:
+    assert not air.listener.is_heard  # joined, but not tested yet
+    air.beat()
     assert air.listener.is_heard
     for _ in range(8):
         await asyncio.sleep(0.03)
-        air.now.probe()
+        air.beat()
         assert air.listener.is_heard
     assert len(air.connections) == 1
+    air.listener.expect_probe()  # and it does not come
+    assert air.listener.is_heard
     await until(lambda: not air.listener.is_heard)
     await until(lambda: len(air.connections) >= 2)  # deaf: a new one
     assert air.connections[0].closed
+    assert air.listener.stats.last_trouble == "the probe was not heard"
+    assert air.listener.stats.resubscribes >= 1
 
 
-async def test_a_connection_that_never_hears_the_probe_is_replaced(air: Air) -> None:
-    await until(lambda: len(air.connections) >= 3)
+async def test_a_probe_may_be_slower_than_the_heartbeat_s_answer(air: Air) -> None:
+    for _ in range(5):
+        air.listener.expect_probe()
+        await asyncio.sleep(0.02)
+        air.now.probe()
+    await asyncio.sleep(0.1)
+    assert air.listener.is_heard
+    assert air.joins == 1
+
+
+async def test_no_heartbeat_is_not_realtime_s_fault(air: Air) -> None:
+    air.beat()
+    await asyncio.sleep(0.4)  # the API is away: no probe is sent, none is missing
+    assert air.listener.is_heard
+    assert air.joins == 1
+
+
+async def test_a_connection_that_never_hears_a_probe_is_replaced(air: Air) -> None:
+    for number in range(1, 4):
+        await until(lambda number=number: air.joins == number)
+        air.listener.expect_probe()
     assert not air.listener.is_heard
 
 
@@ -124,24 +173,49 @@ async def test_a_probe_of_the_last_connection_does_not_speak_for_the_new_one(air
     assert not air.listener.is_heard
 
 
+async def test_wake_ups_that_get_lost_while_probes_come_through_replace_the_connection(air: Air) -> None:
+    air.beat()
+    for _ in range(3):
+        air.listener.miss()
+        air.listener.miss()
+        air.now.wake()  # not all of them are lost
+    await asyncio.sleep(0.05)
+    assert air.joins == 1
+    for _ in range(3):
+        air.listener.miss()
+    await until(lambda: air.joins == 2)
+
+
 async def test_trouble_means_a_new_connection_and_another_look(air: Air) -> None:
     for number in range(1, 6):
-        await until(lambda number=number: air.joined == number)
+        await until(lambda number=number: air.joins == number)
         air.now.probe()
+        air.now.why = "phx_close"
         air.now.trouble.set()
-    await until(lambda: air.joined == 6)
+    await until(lambda: air.joins == 6)
     assert [each.closed for each in air.connections] == [True] * 5 + [False]
+    assert air.listener.stats.last_trouble == "phx_close"
+    assert air.looks == 6 + 5
 
 
-async def test_a_server_that_refuses_is_asked_for_ever(air: Air) -> None:
+async def test_a_server_that_refuses_is_asked_for_ever_and_the_key_is_not_told(
+    air: Air, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
     air.refusing = True
     air.now.trouble.set()
     await until(lambda: air.attempts > 8)
     assert not air.listener.is_heard
+    assert "refused" in caplog.text
+    assert KEY not in caplog.text + str(air.listener.stats)
+    assert [each.levelno for each in caplog.records if "not heard" in each.message].count(
+        logging.WARNING
+    ) == 1  # the first; a long outage does not fill the log
     air.refusing = False
-    await until(lambda: air.joined == 2)
-    air.now.probe()
+    await until(lambda: air.joins == 2)
+    air.beat()
     assert air.listener.is_heard
+    assert "Realtime is heard" in caplog.text
 
 
 async def test_a_good_connection_is_replaced_before_its_token_can_run_out(
@@ -149,29 +223,59 @@ async def test_a_good_connection_is_replaced_before_its_token_can_run_out(
 ) -> None:
     monkeypatch.setattr(wake, "RECYCLE_S", 0.1)
     air.now.trouble.set()
-    await until(lambda: air.joined == 2)
-    while air.joined < 4:
-        air.now.probe()
+    await until(lambda: air.joins == 2)
+    while air.joins < 4:
+        air.beat()
         await asyncio.sleep(0.01)
 
 
-def test_pauses_between_attempts_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def _pauses(monkeypatch: pytest.MonkeyPatch, count: int, **state: Any) -> list[float]:
+    """The pauses between attempts that a listener makes, at the most that chance allows."""
     pauses: list[float] = []
+    sleep = asyncio.sleep
 
-    async def sleep(seconds: float) -> None:
+    async def noted(seconds: float) -> None:
+        if seconds < 0.01:  # a test's own
+            return await sleep(seconds)
         pauses.append(seconds)
-        if len(pauses) == 12:
+        if len(pauses) == count:
             raise asyncio.CancelledError
+        return None
 
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", noted)
 
     async def main() -> None:
         air = Air()
-        air.refusing = True
-        await air.listener.run()
+        vars(air).update(state)
+        listening = asyncio.create_task(air.listener.run())
+        while not listening.done():
+            await asyncio.sleep(0.001)
+            if air.connections and not air.now.trouble.is_set():
+                air.beat()
+                await asyncio.sleep(0.005)
+                air.now.trouble.set()
+        await listening
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
+    return pauses
+
+
+def test_pauses_between_attempts_grow_to_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = _pauses(monkeypatch, 12, refusing=True)
     assert pauses[:4] == [1, 2, 4, 8]
     assert pauses[-1] == 60
+
+
+def test_pauses_grow_too_when_connections_are_lost_as_soon_as_they_are_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _pauses(monkeypatch, 4) == [1, 2, 4, 8]
+
+
+def test_after_a_connection_that_was_heard_for_long_the_first_attempt_is_quick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wake, "STEADY_S", 0.0)
+    assert _pauses(monkeypatch, 4) == [1, 1, 1, 1]

@@ -72,6 +72,8 @@ def test_what_is_missing_is_named_all_at_once() -> None:
         ({"capacity": 5000}, "capacity"),
         ({"lease_s": 0.1}, "lease"),
         ({"grace_s": -1}, "grace"),
+        ({"poll_s": 0}, "[Pp]oll"),
+        ({"poll_s": float("nan")}, "[Pp]oll"),
     ],
 )
 def test_each_mistake_has_its_sentence(given: dict[str, Any], said: str) -> None:

@@ -17,6 +17,8 @@ from runhold.runtime.config import (
     DEFAULT_CAPACITY,
     DEFAULT_GRACE_S,
     DEFAULT_LEASE_S,
+    DEFAULT_POLL_S,
+    MIN_POLL_S,
     WorkerConfig,
 )
 from runhold.runtime.loading import load_agents
@@ -37,8 +39,18 @@ def worker(
         float, typer.Option(min=1, metavar="SECONDS", help="After this silence its runs go to others.")
     ] = DEFAULT_LEASE_S,
     realtime: Annotated[
-        bool, typer.Option(" /--no-realtime", help="Don't listen for wake-ups: poll.")
+        bool,
+        typer.Option(" /--no-realtime", envvar="RUNHOLD_REALTIME", help="Don't listen for wake-ups: poll."),
     ] = True,
+    poll: Annotated[
+        float,
+        typer.Option(
+            min=MIN_POLL_S,
+            metavar="SECONDS",
+            envvar="RUNHOLD_POLL",
+            help="Between looks for work while Realtime is not heard.",
+        ),
+    ] = DEFAULT_POLL_S,
 ) -> None:
     """Work on runs until SIGTERM or Ctrl-C. Start as many as you like, on any machines.
 
@@ -55,7 +67,9 @@ def worker(
 
     _say_what_happens()
     _use_the_local_stack()
-    config = WorkerConfig.from_env(capacity=capacity, grace_s=grace, lease_s=lease, realtime=realtime)
+    config = WorkerConfig.from_env(
+        capacity=capacity, grace_s=grace, lease_s=lease, poll_s=poll, realtime=realtime
+    )
     raise typer.Exit(asyncio.run(run_worker(config, load_agents(module))) or 0)
 
 

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 POLL_HEARD_S: Final = 30.0
 """Between polls while Realtime is heard to work."""
 
-POLL_DEAF_S: Final = 2.0
-"""Between polls while it is not."""
+DOUBT_S: Final = 60.0
+"""After a poll found what no wake-up had told of, we poll as if Realtime were not heard for so long."""
 
 POLL_JITTER: Final = 0.25
 """Polls are spread by this part, so that idle workers do not ask all at once."""
@@ -34,10 +34,16 @@ POLL_JITTER: Final = 0.25
 TRAILING_S: Final = 0.12
 """After a wake-up we look once more: the database sends at most one per 100 ms and swallows the rest."""
 
+EMPTY_JITTER_S: Final = 0.2
+"""A wake-up that led to nothing went to others: we look again at a moment of our own, not all at once."""
+
 MIN_DUE_S: Final = 0.05
 MAX_DUE_S: Final = 2.0
 """Bounds of the pause before a run that was said to be due: the database's clock may be behind ours, and then a
 claim finds nothing yet."""
+
+TICK_S: Final = 1.0
+"""How often a long wait looks whether Realtime is still heard."""
 
 SETTLE_TURNS: Final = 12
 """Turns of the event loop after a slot became free: one flush ends many runs, and one claim shall fill all their
@@ -60,7 +66,12 @@ class Claimer:
     """Claims up to the free slots, for ever.
 
     :ivar last_seq: the highest claim whose runs are all held, or done. The heartbeat reads it.
+    :param is_heard: whether wake-ups can be relied on now.
+    :param on_missed: called when a poll found runs although they can.
+    :param poll_s: seconds between polls while they can't.
+
     :ivar found: runs found, by reason; ``looked``: claims made, by reason.
+    :ivar missed: of those found by polls, the ones that a wake-up should have told of: Realtime was heard.
     """
 
     def __init__(
@@ -72,18 +83,24 @@ class Claimer:
         *,
         take: Callable[[Claim], None],
         is_heard: Callable[[], bool],
+        on_missed: Callable[[], None],
         on_dead: Callable[[], None],
+        poll_s: float,
     ) -> None:
         self.last_seq = 0
-        self.found: Counter[Reason] = Counter()
+        self.found: Counter[Reason] = Counter({"push": 0, "poll": 0})
         self.looked: Counter[Reason] = Counter()
+        self.missed = 0
         self._port = port
         self._worker_id = worker_id
         self._definitions = definitions
         self._held = held
         self._take = take
         self._is_heard = is_heard
+        self._on_missed = on_missed
         self._on_dead = on_dead
+        self._poll_s = poll_s
+        self._doubt_until = float("-inf")
         self._woken = asyncio.Event()
         self._trailing_at = float("inf")
         self._due: datetime | None = None
@@ -115,6 +132,7 @@ class Claimer:
             self.found[reason] += found
             if found:
                 logger.info("claimed %d by %s", found, reason, extra={"action": "claimed", "reason": reason})
+            self._learn(reason, found)
             self._remember_due(claim, found)
             if not claim.more:
                 reason = await self._reason_to_look()
@@ -140,6 +158,14 @@ class Claimer:
             self.last_seq = seq  # only now: the heartbeat gives back what we do not hold
             return claim
 
+    def _learn(self, reason: Reason, found: int) -> None:
+        if reason == "push" and not found:
+            self._trailing_at += random.uniform(0, EMPTY_JITTER_S)
+        elif reason == "poll" and found and self._is_heard():
+            self.missed += found
+            self._doubt_until = time.monotonic() + DOUBT_S
+            self._on_missed()
+
     def _remember_due(self, claim: Claim, found: int) -> None:
         if claim.next_due == self._due and not found:
             self._due_pause_s = min(self._due_pause_s * 2, MAX_DUE_S)
@@ -150,12 +176,12 @@ class Claimer:
     async def _reason_to_look(self) -> Reason:
         """Wait for a wake-up, a run that becomes due, or the time to poll."""
         began = time.monotonic()
+        due_at = began + self._until_due_s()
         spread = random.uniform(1 - POLL_JITTER, 1 + POLL_JITTER)
         while True:
             now = time.monotonic()
             # looked up every time: hearing may stop while we wait
-            poll_at = began + (POLL_HEARD_S if self._is_heard() else POLL_DEAF_S) * spread
-            due_at = began + self._until_due_s()
+            poll_at = began + self._pause_s() * spread
             moments: list[tuple[float, Reason]] = [
                 (self._trailing_at, "push"), (due_at, "due"), (poll_at, "poll"),
             ]  # fmt: skip
@@ -165,10 +191,15 @@ class Claimer:
                     self._trailing_at = float("inf")
                 return reason
             try:
-                await asyncio.wait_for(self._woken.wait(), min(at - now, POLL_DEAF_S))
+                await asyncio.wait_for(self._woken.wait(), min(at - now, TICK_S))
             except TimeoutError:
                 continue
             return "push"
+
+    def _pause_s(self) -> float:
+        if self._is_heard() and time.monotonic() >= self._doubt_until:
+            return max(POLL_HEARD_S, self._poll_s)
+        return self._poll_s
 
     def _until_due_s(self) -> float:
         if self._due is None:

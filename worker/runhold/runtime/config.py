@@ -23,6 +23,10 @@ DEFAULT_GRACE_S: Final = 25.0
 """Seconds from SIGTERM for runs to reach the end of a step: with the goodbye it fits into the 30 s after which
 Kubernetes, Fly and systemd kill."""
 
+DEFAULT_POLL_S: Final = 2.0
+"""Between looks for work while Realtime is not heard: what a run then waits at most."""
+
+MIN_POLL_S: Final = 0.05
 MIN_LEASE_S: Final = 1.0
 MAX_CAPACITY: Final = 1000
 """The most that one claim may take, and far beyond what one Python process can serve well."""
@@ -45,6 +49,7 @@ class WorkerConfig:
     :ivar capacity: runs at once.
     :ivar lease_s: seconds after which the runs of a worker that fell silent go to others.
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
+    :ivar poll_s: seconds between looks for work while Realtime is not heard, or not used.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
     :raises ConfigError: one sentence per mistake.
     """
@@ -58,6 +63,7 @@ class WorkerConfig:
     capacity: int = DEFAULT_CAPACITY
     lease_s: float = DEFAULT_LEASE_S
     grace_s: float = DEFAULT_GRACE_S
+    poll_s: float = DEFAULT_POLL_S
     realtime: bool = True
 
     def __post_init__(self) -> None:
@@ -119,6 +125,7 @@ class WorkerConfig:
                  f"number from 1 to {MAX_CAPACITY}."),
                 (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
                 (self.grace_s < 0, f"The grace is {self.grace_s:g} s: give 0 or more."),
+                (not self.poll_s >= MIN_POLL_S, f"Polls come every {self.poll_s:g} s: give {MIN_POLL_S:g} or more."),
             )
             if wrong
         ]  # fmt: skip

@@ -24,6 +24,7 @@ from runhold.runtime.registration import Registered
 from runhold.runtime.runs import Equipment, Runs, RunsPort
 from runhold.runtime.side_tasks import SideTaskDied, SideTasks
 from runhold.runtime.wake import Listener
+from runhold.runtime.wake_report import WakeReport
 from runhold.runtime.watchdog import Watchdog
 from runhold.store.gateway import RecordPort
 from runhold.store.group_commit import GroupCommit
@@ -93,9 +94,8 @@ class Session:
         self._listener = Listener(
             config,
             worker_id,
-            probe_every_s=config.lease_s / 3,
             on_wake=self._on_wake,
-            on_joined=lambda: self._claimer.look(),
+            on_joined=self._on_joined,
         )
         self._claimer = Claimer(
             port,
@@ -104,7 +104,9 @@ class Session:
             self._held,
             take=self._runs.take,
             is_heard=lambda: self._listener.is_heard,
+            on_missed=self._listener.miss,
             on_dead=self._dead.set,
+            poll_s=config.poll_s,
         )
         self._heartbeat = HeartbeatThread(
             open_port=open_heartbeat,
@@ -116,6 +118,7 @@ class Session:
             on_reply=self._on_heartbeat,
             on_dead=self._dead.set,
         )
+        self._wakes = WakeReport(self._listener, self._claimer)
         self._watchdog = Watchdog(self._held, equipment.agents, self._give_back_stuck)
 
     async def run(self, stop: asyncio.Event) -> End:
@@ -131,6 +134,7 @@ class Session:
         side.start("watchdog", self._watchdog.run())
         if self._config.realtime:
             side.start("realtime listener", self._listener.run())
+            side.start("wake report", self._wakes.run())
         side.start("claimer", self._claimer.run())
         logger.info(
             "worker ready: %d slots for %s",
@@ -204,7 +208,7 @@ class Session:
             dict(self._runs.outcomes),
             dict(self._claimer.found),
             self._writer.flushes,
-            extra={"worker_id": str(self.worker_id), "action": "done"},
+            extra={"worker_id": str(self.worker_id), "action": "done", **self._wakes.fields()},
         )
 
     # ---------------------------------------------------------------------------------------- side tasks
@@ -231,12 +235,17 @@ class Session:
 
     # ------------------------------------------------------------------------------- what others tell us
 
+    def _on_joined(self) -> None:
+        self._claimer.look()
+        self._heartbeat.nudge()  # its probe shows whether we hear; and one of ours may have been cancelled
+
     def _on_wake(self) -> None:
         self._claimer.wake()
         if len(self._held):
             self._heartbeat.nudge()  # one of ours may have been cancelled
 
     def _on_heartbeat(self, reply: Heartbeat, asked: Sequence[HeldRun]) -> None:
+        self._listener.expect_probe()
         self._types = {**self._types, **reply.types}
         lost, cancelled = set(reply.lost), set(reply.cancelled)
         for held in asked:

@@ -12,11 +12,14 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Connect, Connection, connect
+from runhold.telemetry.logs import HIDDEN
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +32,49 @@ BACKOFF_BASE_S: Final = 0.5
 BACKOFF_CAP_S: Final = 60.0
 """Full jitter up to this: storms of reconnecting workers get projects suspended."""
 
-MISSED_PROBES: Final = 2.5
-"""So many heartbeats without a probe heard: deaf, whatever the connection says of itself."""
+STEADY_S: Final = 30.0
+"""Only a connection that was heard for so long makes the next attempts quick again."""
 
-PROBE_TRAVEL_S: Final = 2.0
+PROBE_WAIT_S: Final = 5.0
+"""From a heartbeat's answer, by which its probe is on its way, until it must have been heard."""
+
+MAX_MISSED: Final = 3
+"""Polls that found what no wake-up told of, one after the other, before the connection is replaced."""
+
+TICK_S: Final = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class WakeStats:
+    """What was heard so far.
+
+    :ivar joins: connections that joined.
+    :ivar events: wake-ups heard.
+    :ivar last_event_at: when the last one was.
+    :ivar last_probe_at: when a probe last came through: until then, at least, the connection was good.
+    :ivar last_trouble: why the last connection that was lost was lost, or why none was to be had.
+    """
+
+    joins: int = 0
+    events: int = 0
+    last_event_at: datetime | None = None
+    last_probe_at: datetime | None = None
+    last_trouble: str | None = None
+
+    @property
+    def resubscribes(self) -> int:
+        """Connections after the first one, planned ones included."""
+        return max(0, self.joins - 1)
 
 
 class Listener:
     """The wake supervisor.
 
-    :param probe_every_s: seconds between the heartbeats that send the probe.
     :param on_wake: called in the loop for each wake-up; must not raise.
-    :param on_joined: called when a connection has joined: what happened before was not heard.
+    :param on_joined: called when a connection has joined, when the server says that it is ready, and when its
+        first probe is heard: what happened before each of them may not have been told.
 
-    :ivar joins: connections that joined so far.
+    :ivar stats: what was heard so far.
     """
 
     def __init__(
@@ -50,74 +82,108 @@ class Listener:
         config: WorkerConfig,
         worker_id: UUID,
         *,
-        probe_every_s: float,
         on_wake: Callable[[], None],
         on_joined: Callable[[], None],
         connect: Connect = connect,
     ) -> None:
-        self.joins = 0
+        self.stats = WakeStats()
         self._config = config
         self._worker_id = worker_id
-        self._probe_every_s = probe_every_s
         self._on_wake = on_wake
         self._on_joined = on_joined
         self._connect = connect
         self._joined_at: float | None = None
-        self._heard_at = float("-inf")
+        self._heard_at: float | None = None
+        self._expected_since: float | None = None
+        self._heard_early = False
+        self._missed = 0
 
     @property
     def is_heard(self) -> bool:
-        """Whether the connection is joined and the last probe came through it."""
-        return self._joined_at is not None and self._heard_at >= self._joined_at and self._patience_s() > 0
+        """Whether the connection is joined, and probes come through it."""
+        return self._joined_at is not None and self._heard_at is not None and not self._is_overdue()
+
+    def expect_probe(self) -> None:
+        """A heartbeat was answered, so its probe is on its way, or was faster than the answer."""
+        if self._heard_early:
+            self._heard_early = False
+        elif self._expected_since is None:
+            self._expected_since = time.monotonic()
+
+    def miss(self) -> None:
+        """A poll found what a wake-up should have told of."""
+        self._missed += 1
 
     async def run(self) -> None:
         """Listen until cancelled."""
         attempt = 0
         while True:
-            was_heard, why = False, "recycled"
+            steady, why = False, "recycled"
             try:
-                connection = await self._connect(self._config.url, self._config.secret_key, self._topics())
+                connection = await self._connect(
+                    self._config.url, self._config.secret_key, self._topics(), self._on_joined
+                )
                 try:
-                    was_heard, why = await self._listen(connection)
+                    steady, why = await self._listen(connection)
                 finally:
                     self._joined_at = None
                     await connection.aclose()
             except Exception as error:  # whatever a foreign library comes up with: we try again
-                why = f"{type(error).__name__}: {error}"
+                why = f"{type(error).__name__}: {error}".rstrip(": ")
             if why == "recycled":
                 continue
-            attempt = 0 if was_heard else attempt + 1
+            attempt = 1 if steady else attempt + 1
+            why = self.stats.last_trouble = why.replace(self._config.secret_key, HIDDEN)
             level = logging.WARNING if attempt <= 1 else logging.DEBUG
             logger.log(level, "Realtime is not heard, polling instead until it is: %s", why)
             await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10))))
 
     async def _listen(self, connection: Connection) -> tuple[bool, str]:
-        """Stay with one connection as long as it is good: (whether it ever was, why it is over)."""
-        self.joins += 1
-        self._joined_at = time.monotonic()
+        """Stay with one connection as long as it is good: (whether it was for a while, why it is over)."""
+        self.stats.joins += 1
+        now = self._joined_at = time.monotonic()
+        self._heard_at = self._expected_since = None
+        self._heard_early, self._missed = False, 0
         self._on_joined()
-        recycle_at = self._joined_at + RECYCLE_S * random.uniform(1 - RECYCLE_JITTER, 1)
+        recycle_at = now + RECYCLE_S * random.uniform(1 - RECYCLE_JITTER, 1)
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(connection.trouble.wait(), max(0.05, min(self._patience_s(), 1.0)))
-            heard = self._heard_at >= self._joined_at
+                await asyncio.wait_for(connection.trouble.wait(), min(TICK_S, PROBE_WAIT_S / 4))
+            now = time.monotonic()
+            steady = self._heard_at is not None and now - self._heard_at >= STEADY_S
             if connection.trouble.is_set():
-                return heard, "the connection was lost"
-            if self._patience_s() <= 0:
-                return False, "the probe was not heard"
-            if time.monotonic() >= recycle_at:
-                return heard, "recycled"
+                return steady, connection.why or "the connection was lost"
+            if self._is_overdue():
+                return steady, "the probe was not heard"
+            if self._missed >= MAX_MISSED:
+                return False, "polls found runs that it did not tell of"
+            if now >= recycle_at:
+                return steady, "recycled"
 
-    def _patience_s(self) -> float:
-        """Seconds left for the next probe to be heard."""
-        since = max(self._heard_at, self._joined_at if self._joined_at is not None else float("-inf"))
-        return since + self._probe_every_s * MISSED_PROBES + PROBE_TRAVEL_S - time.monotonic()
+    def _is_overdue(self) -> bool:
+        since = self._expected_since
+        return since is not None and time.monotonic() >= since + PROBE_WAIT_S
 
     def _topics(self) -> dict[str, dict[str, Callable[[], None]]]:
         return {
-            "runhold:workers": {"wake": self._on_wake},
+            "runhold:workers": {"wake": self._on_event},
             f"runhold:worker:{self._worker_id}": {"probe": self._on_probe},
         }
 
+    def _on_event(self) -> None:
+        self.stats.events += 1
+        self.stats.last_event_at = datetime.now(UTC)
+        self._missed = 0
+        self._on_wake()
+
     def _on_probe(self) -> None:
-        self._heard_at = time.monotonic()
+        self.stats.last_probe_at = datetime.now(UTC)
+        if self._expected_since is not None:
+            self._expected_since = None
+        else:
+            self._heard_early = True
+        if self._heard_at is None and self._joined_at is not None:
+            self._heard_at = time.monotonic()
+            if self.stats.last_trouble is not None:
+                logger.info("Realtime is heard")
+            self._on_joined()

@@ -26,6 +26,7 @@ from runhold.models.prices import Prices
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import BEATS_PER_LEASE
 from runhold.runtime.progress import Progress
+from runhold.runtime.realtime import require_version
 from runhold.runtime.registration import register
 from runhold.runtime.runs import Equipment
 from runhold.runtime.session import Session
@@ -59,6 +60,8 @@ async def run_worker(
     """
     if not agents:
         raise ConfigError("There are no agents to work for.")
+    if config.realtime:
+        require_version()
     stop = stop_event or asyncio.Event()
     async with _equipment(config, agents, model) as equipment:
         timeout_s = max(config.lease_s / BEATS_PER_LEASE, MIN_TIMEOUT_S)
