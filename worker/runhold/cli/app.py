@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from runhold.cli import dev, people, request, reviews, runs, stack, worker
+from runhold.cli import agents, control, dev, people, request, reviews, runs, stack, worker
 from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
 from runhold.cli.output import err
@@ -68,6 +68,7 @@ def options(
 
 
 START, RUNS, REVIEWS, PEOPLE = "Start here", "Runs", "What waits for people", "Who you are"
+AGENTS = "Agents"
 
 app.command("demo", rich_help_panel=START)(demo)
 app.command("dev", rich_help_panel=START)(dev.dev)
@@ -79,11 +80,16 @@ app.command("watch", rich_help_panel=RUNS)(runs.watch)
 app.command("list", rich_help_panel=RUNS)(runs.list_runs)
 app.command("show", rich_help_panel=RUNS)(runs.show)
 app.command("request", rich_help_panel=RUNS)(request.request)
-app.command("cancel", rich_help_panel=RUNS)(runs.cancel)
+app.command("cancel", rich_help_panel=RUNS)(control.cancel)
+app.command("retry", rich_help_panel=RUNS)(control.retry)
+app.command("fork", rich_help_panel=RUNS)(control.fork)
+app.command("send", rich_help_panel=RUNS)(control.send)
 app.command("health", rich_help_panel=RUNS)(runs.health)
 app.command("reviews", rich_help_panel=REVIEWS)(reviews.reviews)
 app.command("approve", rich_help_panel=REVIEWS)(reviews.approve)
 app.command("reject", rich_help_panel=REVIEWS)(reviews.reject)
+app.command("answer", rich_help_panel=REVIEWS)(reviews.answer)
+app.add_typer(agents.app, name="agents", rich_help_panel=AGENTS)
 app.command("login", rich_help_panel=PEOPLE)(people.login)
 app.command("logout", rich_help_panel=PEOPLE)(people.logout)
 app.command("whoami", rich_help_panel=PEOPLE)(people.whoami)

@@ -19,10 +19,11 @@ Row = dict[str, Any]
 RUN_COLUMNS: Final = (
     "id, user_id, agent_type, status, input_data, result, error, error_detail, step_count, token_count, "
     "cost_usd, tool_call_count, review_count, attempt, worker_id, created_at, started_at, completed_at, state_since, "
-    "cancel_requested_at, active_ms, queued_ms, review_ms"
+    "cancel_requested_at, active_ms, queued_ms, review_ms, limits, wake_at, forked_from, copied_steps"
 )
 LIST_COLUMNS: Final = (
-    "id, agent_type, status, error, step_count, token_count, cost_usd, created_at, completed_at"
+    "id, agent_type, status, error, step_count, token_count, cost_usd, created_at, completed_at, wake_at, forked_from, "
+    "cancel_requested_at"
 )
 
 _HEX: Final = re.compile(r"[0-9a-f-]{4,36}")
@@ -54,7 +55,13 @@ class Backend:
         self._caller = caller
 
     async def submit(
-        self, agent_type: str, input_data: Any, *, limits: Any = None, idempotency_key: str | None = None
+        self,
+        agent_type: str,
+        input_data: Any,
+        *,
+        limits: Any = None,
+        idempotency_key: str | None = None,
+        wake_at: datetime | None = None,
     ) -> Row:
         """Insert a run; with a key that was used before, the run that this started."""
         arguments = {
@@ -62,6 +69,7 @@ class Backend:
             "input_data": input_data,
             "limits": limits,
             "idempotency_key": idempotency_key,
+            "wake_at": wake_at and wake_at.isoformat(),
         }
         return await self._rpc("agent_submit", arguments)
 
@@ -90,6 +98,25 @@ class Backend:
 
     async def cancel(self, execution_id: str, reason: str | None) -> Row:
         return await self._rpc("agent_cancel", {"execution_id": execution_id, "reason": reason})
+
+    async def retry(self, execution_id: str, limits: Row | None) -> Row:
+        return await self._rpc("agent_retry", {"execution_id": execution_id, "limits": limits})
+
+    async def fork(self, execution_id: str, from_step: int) -> Row:
+        return await self._rpc("agent_fork", {"execution_id": execution_id, "from_step": from_step})
+
+    async def send(self, execution_id: str, content: str) -> Row:
+        return await self._rpc("agent_send", {"execution_id": execution_id, "content": content})
+
+    async def agents(self) -> list[Row]:
+        query = self._table("agent_types").select("name, description, enabled, input_schema")
+        return await self._rows(query.order("name"))
+
+    async def disable(self, agent_type: str, *, fail_pending: bool) -> Row:
+        return await self._rpc("agent_disable", {"agent_type": agent_type, "fail_pending": fail_pending})
+
+    async def enable(self, agent_type: str) -> Row:
+        return await self._rpc("agent_enable", {"agent_type": agent_type})
 
     async def reviews(self, *, all_of_them: bool, limit: int) -> list[Row]:
         query = self._table("agent_reviews").select("*")

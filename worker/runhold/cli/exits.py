@@ -28,7 +28,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.OK: "done; with `--watch` or `watch`: the run completed",
     Exit.FAILED: "refused or failed; the message says why",
     Exit.USAGE: "the command line can't be understood",
-    Exit.NOT_FOUND: "not found, not yours, or not signed in",
+    Exit.NOT_FOUND: "not found, not yours, not allowed, or not signed in",
     Exit.UNREACHABLE: "no project configured, a wrong URL or key, or nothing answers there",
     Exit.RUN_FAILED: "the run that was watched failed",
     Exit.RUN_CANCELLED: "the run that was watched was cancelled",
@@ -44,7 +44,7 @@ RUN_EXITS: Final[dict[str, Exit]] = {
 }
 
 _NOT_ALLOWED: Final = frozenset(
-    {"RH006", "RH009", "RH010", "RH015", "42501", "PGRST301", "PGRST302", "PGRST303"}
+    {"RH006", "RH009", "RH010", "RH015", "RH021", "42501", "PGRST301", "PGRST302", "PGRST303"}
 )
 
 

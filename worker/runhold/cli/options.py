@@ -70,10 +70,55 @@ def read_object(text: str, option: str) -> dict[str, Any]:
 
 def read_since(text: str) -> datetime:
     """A point in time: a span back from now (``30m``, ``24h``, ``7d``, ``2w``) or a date, as ISO 8601 writes it."""
-    if match := _SPAN.fullmatch(text.strip()):
-        return datetime.now(UTC) - timedelta(**{_UNITS[match[2]]: float(match[1])})
+    span, at = _span(text), _time(text)
+    if span is not None:
+        return _from_now(-span, text)
+    if at is None:
+        raise UsageError(f"{text!r} is no time: give 30m, 24h, 7d, 2w or a date like 2026-01-31.")
+    return at
+
+
+def read_start(at: str | None, within: str | None) -> datetime | None:
+    """When a run may start: a time (``--at``) or a span from now on (``--in``); None: at once.
+
+    :raises UsageError: it is neither, or both were given.
+    """
+    if at is not None and within is not None:
+        raise UsageError("Give either --at or --in.")
+    if within is not None:
+        span = _span(within)
+        if span is None:
+            raise UsageError(f"--in {within!r} is no span: give 90s, 30m, 24h, 7d or 2w.")
+        return _from_now(span, within)
+    if at is None:
+        return None
+    time = _time(at)
+    if time is None:
+        raise UsageError(f"--at {at!r} is no time: give one like 2026-01-31T09:00, or with a zone ...+01:00.")
+    if time <= datetime.now(UTC):
+        raise UsageError(f"--at {at} has passed: leave it out to start at once.")
+    return time
+
+
+def _span(text: str) -> timedelta | None:
+    match = _SPAN.fullmatch(text.strip())
     try:
-        at = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise UsageError(f"{text!r} is no time: give 30m, 24h, 7d, 2w or a date like 2026-01-31.") from error
-    return at if at.tzinfo else at.astimezone()
+        return timedelta(**{_UNITS[match[2]]: float(match[1])}) if match else None
+    except OverflowError as error:
+        raise UsageError(f"{text} is too long.") from error
+
+
+def _time(text: str) -> datetime | None:
+    """ISO 8601; without a zone it is the time here."""
+    try:
+        at = datetime.fromisoformat(text.strip())
+        return at if at.tzinfo else at.astimezone()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _from_now(span: timedelta, text: str) -> datetime:
+    try:
+        return datetime.now(UTC) + span
+    except OverflowError as error:
+        raise UsageError(f"{text} is too long.") from error

@@ -21,7 +21,12 @@ SHORT_ID: Final = 8
 """Digits of a uuid that are shown to people; commands take them back."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-_STATUS_WORDS: Final = {"awaiting_review": "awaiting review"}
+STATUS_WORDS: Final = {"awaiting_review": "awaiting review"}
+_HAPPENED: Final = {
+    "finished": "In its last step had finished before:",
+    "finished_after_request": "Finished after the request:",
+    "unknown": "Nobody knows whether it happened:",
+}
 
 
 def members(value: Any) -> dict[str, Any]:
@@ -44,7 +49,7 @@ def detail_text(detail: Any) -> str:
 
 
 def status_text(status: str) -> Text:
-    return Text(_STATUS_WORDS.get(status, status), style=status)
+    return Text(STATUS_WORDS.get(status, status), style=status)
 
 
 def one_line(value: Any, width: int = 100) -> str:
@@ -97,6 +102,11 @@ def clock(text: str) -> str:
     return at.strftime("%H:%M:%S.") + str(at.microsecond // 100_000)
 
 
+def day_and_clock(text: str) -> str:
+    """A date and time, here, to the minute."""
+    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
 def ago(text: str | None) -> str:
     at = moment(text)
     return "–" if at is None else f"{seconds(max(0.0, (datetime.now(UTC) - at).total_seconds() * 1000))} ago"
@@ -117,18 +127,38 @@ def runs_table(rows: Sequence[Row], *, full_ids: bool) -> RenderableType:
     table.add_column("cost", justify="right")
     table.add_column("started", no_wrap=True)
     for row in rows:
-        status = status_text(row["status"])
-        if row.get("error"):
-            status.append(f" {plain(row['error'])}", style="red")
         table.add_row(
             str(row["id"]) if full_ids else short(row["id"]),
             Text(plain(row["agent_type"])),
-            status,
+            standing(row),
             str(row["step_count"]),
             f"{row['token_count']:,}",
             money(row["cost_usd"]),
             ago(row["created_at"]),
         )
+    return table
+
+
+def standing(row: Row) -> Text:
+    """How a run stands: its status, why it failed, until when it waits."""
+    status = status_text(row["status"])
+    if row.get("error"):
+        status.append(f" {plain(row['error'])}", style="red")
+    if row["status"] == "pending" and row.get("wake_at"):
+        status.append(f" until {day_and_clock(row['wake_at'])}")
+    if row["status"] == "running" and row.get("cancel_requested_at"):
+        status.append(" (cancel requested)", style="yellow")
+    return status
+
+
+def agents_table(rows: Sequence[Row]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("agent", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("what it does", overflow="fold", ratio=1)
+    for row in rows:
+        state = Text("enabled", style="green") if row["enabled"] else Text("disabled", style="bold red")
+        table.add_row(Text(plain(row["name"])), state, Text(one_line(row["description"], 400)))
     return table
 
 
@@ -189,13 +219,14 @@ def summary_says_more(row: Row) -> bool:
 def review_panel(row: Row) -> RenderableType:
     """A review with all that is proposed, to decide about."""
     proposed = members(row.get("proposed_input"))
-    title = {"approval": "wants to call", "unknown_outcome": "may have called", "question": "asks"}[
-        row["kind"]
-    ]
-    heading = Text.assemble(
-        (plain(row["agent_type"]), "bold"), f" {title} ", (plain(row["tool_name"]), "bold yellow")
-    )
-    parts: list[RenderableType] = [heading]
+    heading = Text.assemble((plain(row["agent_type"]), "bold"))
+    if row["kind"] == "question" and proposed.get("question"):
+        heading.append(" asks")
+        parts: list[RenderableType] = [heading, Text(), Text(plain(proposed["question"]))]
+        return Panel(Group(*parts), border_style="yellow", box=box.ROUNDED, padding=(1, 2))
+    heading.append(" may have called " if row["kind"] == "unknown_outcome" else " wants to call ")
+    heading.append(plain(row["tool_name"]), style="bold yellow")
+    parts = [heading]
     if summary_says_more(row):
         parts += [Text(plain(row["summary"]), style="dim")]
     in_order = sorted(proposed.items(), key=lambda item: "\n" in str(item[1]))  # long texts last
@@ -205,11 +236,6 @@ def review_panel(row: Row) -> RenderableType:
 
 def run_header(run: Row, *, names: Mapping[str, str]) -> RenderableType:
     """What a run is and how it stands."""
-    status = status_text(run["status"])
-    if run.get("error"):
-        status.append(f": {plain(run['error'])}", style="bold red")
-    if run.get("cancel_requested_at") and run["status"] == "running":
-        status.append(" (cancel requested)", style="yellow")
     times = [f"{seconds(run['active_ms'])} active", f"{seconds(run['queued_ms'])} queued"]
     if run["review_ms"]:
         times.append(f"{seconds(run['review_ms'])} waiting for people")
@@ -223,14 +249,50 @@ def run_header(run: Row, *, names: Mapping[str, str]) -> RenderableType:
     values: dict[str, Any] = {
         "run": str(run["id"]),
         "agent": run["agent_type"],
-        "status": status,
+        "status": standing(run),
+        "forked from": _source(run),
         "user": names.get(str(run["user_id"]), str(run["user_id"])),
         "input": one_line(run["input_data"], 400),
+        "limits": one_line(run.get("limits")) or None,
         "used": ", ".join(used),
         "time": ", ".join(times),
-        "detail": run.get("error_detail"),
+        "detail": _why(run),
     }
     return fields(values)
+
+
+def _source(run: Row) -> str | None:
+    return (
+        f"{run['forked_from']}, before its step {run['copied_steps'] + 1}" if run.get("forked_from") else None
+    )
+
+
+def _why(run: Row) -> Any:
+    """What ``error_detail`` says, as a sentence where it has one."""
+    detail = members(run.get("error_detail"))
+    if run["status"] == "cancelled":
+        return (cancel_reason(detail) + cancel_text(detail)).strip() or None
+    if detail.get("message"):
+        rest = {name: value for name, value in detail.items() if name not in ("message", "step")}
+        return f"{plain(detail['message'])} {one_line(rest, 300)}".rstrip()
+    return run.get("error_detail")
+
+
+def cancel_reason(detail: Row) -> str:
+    return f"“{one_line(detail['reason'], 300)}”" if detail.get("reason") else ""
+
+
+def cancel_text(detail: Any) -> str:
+    """What had happened when a run was cancelled: sentences, each with a space before it; empty if nothing had."""
+    known = members(detail)
+    text = ""
+    for name, words in _HAPPENED.items():
+        tools: Any = known.get(name)
+        if isinstance(tools, list) and tools:
+            text += f" {words} {', '.join(plain(tool) for tool in cast('list[object]', tools))}."
+    if known.get("result") is not None:
+        text += " Its answer came after the request; error_detail keeps it."
+    return text
 
 
 def result_panel(run: Row) -> RenderableType:
@@ -244,69 +306,3 @@ def result_panel(run: Row) -> RenderableType:
     return Panel(
         shown, title="result", title_align="left", border_style="green", box=box.ROUNDED, padding=(0, 2)
     )
-
-
-def health_view(metrics: Row) -> RenderableType:
-    """The answer of ``agent_health_metrics``."""
-    if not metrics["runs"]:
-        since = clock_and_day(metrics["since"])
-        return Text(f"No runs of {plain(metrics['agent_type'] or 'any agent')} since {since}.")
-    steps, tools, reviews = members(metrics["steps"]), members(metrics["tools"]), members(metrics["reviews"])
-    cost, times, queue = members(metrics["cost"]), members(metrics["time_ms"]), members(metrics["queue"])
-    statuses = members(metrics["runs_by_status"])
-    by_status = ", ".join(
-        f"{count} {_STATUS_WORDS.get(name, name)}" for name, count in sorted(statuses.items())
-    )
-    values: dict[str, Any] = {
-        "runs": f"{metrics['runs']}" + (f" ({by_status})" if by_status else ""),
-        "completion rate": _rate(metrics["completion_rate"]),
-        "steps": f"{_number(steps.get('avg'))} on average, half within {_number(steps.get('p50'))}, 95 % within "
-        f"{_number(steps.get('p95'))}; {_rate(steps.get('efficiency'))} of the limit",
-        "tool calls": f"{tools.get('calls', 0)}, {_rate(tools.get('success_rate'))} succeeded",
-        "reviews": f"{_rate(reviews.get('rate'))} of runs; half decided within {seconds(reviews.get('wait_ms_p50'))}",
-        "decisions": ", ".join(
-            f"{n} {name}" for name, n in sorted(members(reviews.get("by_outcome")).items())
-        )
-        or None,
-        "tokens": f"{cost.get('tokens', 0):,}; {_number(cost.get('tokens_per_completion'))} per completed run",
-        "cost": f"{money(cost.get('usd'))}; {money(cost.get('usd_per_completion'))} per completed run",
-        "time": f"half done within {seconds(times.get('wall_p50'))} ({seconds(times.get('active_p50'))} active, "
-        f"{seconds(times.get('queued_p50'))} queued), 95 % within {seconds(times.get('wall_p95'))}",
-        "queue": f"{queue.get('depth', 0)} pending, {queue.get('awaiting_review', 0)} waiting for people, "
-        f"{queue.get('stuck', 0)} stuck",
-        "failures": ", ".join(
-            f"{n} {code}" for code, n in sorted(members(metrics["failures_by_code"]).items())
-        )
-        or None,
-    }
-    name = metrics["agent_type"] or "all agents"
-    heading = Text.assemble((plain(name), "bold"), f", since {clock_and_day(metrics['since'])}")
-    by_tool = members(tools.get("by_tool"))
-    return Group(heading, Text(), fields(values), *([_tools_table(by_tool)] if by_tool else []))
-
-
-def clock_and_day(text: str) -> str:
-    return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
-
-
-def _tools_table(by_tool: Mapping[str, Row]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("tool", "calls", "succeeded", "median", "95 %"):
-        table.add_column(name, justify="left" if name == "tool" else "right", no_wrap=name != "tool")
-    for name, row in sorted(by_tool.items()):
-        table.add_row(
-            Text(plain(name)),
-            str(row["calls"]),
-            _rate(row["success_rate"]),
-            seconds(row["latency_ms_p50"]),
-            seconds(row["latency_ms_p95"]),
-        )
-    return table
-
-
-def _rate(value: Any) -> str:
-    return "–" if value is None else f"{float(value) * 100:.1f} %"
-
-
-def _number(value: Any) -> str:
-    return "–" if value is None else f"{float(value):,.1f}".removesuffix(".0")

@@ -64,14 +64,6 @@ def approve(
             show_default=False,
         ),
     ] = None,
-    answer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT|JSON",
-            help="What you answer: to a question of an agent, or what you know of an unknown outcome.",
-            show_default=False,
-        ),
-    ] = None,
     comment: Comment = None,
     as_json: AsJson = False,
     email: As = None,
@@ -82,8 +74,6 @@ def approve(
     Examples:
       runhold approve 9c1e
       runhold approve 9c1e --edit '{"to": "legal@example.com"}' --comment "to legal instead"
-      runhold approve 9c1e --answer "The blue one."
-      runhold approve 9c1e --answer '{"outcome": "happened"}'
     """
     changes = None if edit is None else read_object(edit, "--edit")
 
@@ -91,12 +81,10 @@ def approve(
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
             found = await backend.find_review(review)
+            _require_kind(found, "approval")
             decision: Row = {"status": "approved", "comment": comment}
             if changes is not None:
                 decision["edited_input"] = {**(found["proposed_input"] or {}), **changes}
-            if answer is not None:
-                decision["answer"] = _answer(answer)
-            _require_answer(found, decision)
             decided = await backend.decide(str(found["id"]), decision)
         _report(decided, "Approved", as_json=as_json)
 
@@ -133,6 +121,65 @@ def reject(
     asyncio.run(work())
 
 
+def answer(
+    review: ReviewId,
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="The answer to a question.", show_default=False)
+    ] = None,
+    happened: Annotated[
+        bool, typer.Option("--happened", help="Of an unknown outcome: it took effect. Go on.")
+    ] = False,
+    result: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT|JSON",
+            help="With --happened: what the call would have returned; the model reads it.",
+            show_default=False,
+        ),
+    ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Of an unknown outcome: it did not. Run it again, once.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Of an unknown outcome: end the run.")] = False,
+    comment: Comment = None,
+    as_json: AsJson = False,
+    email: As = None,
+) -> None:
+    """Answer what an agent asks, or say what is known of a call whose outcome nobody knows.
+
+    \b
+    Examples:
+      runhold answer 9c1e "The blue one."
+      runhold answer 9c1e --happened --result '{"message_id": "42"}'
+      runhold answer 9c1e --again --comment "It is not in the outbox."
+      runhold answer 9c1e --stop
+    """
+    if happened + again + stop > 1 or (result is not None and not happened):
+        raise UsageError("Give one of --happened (with --result, if you know it), --again and --stop.")
+    known: Row = {}
+    if stop:
+        known = {"status": "rejected"}
+    elif again:
+        known = {"status": "approved", "answer": {"outcome": "again"}}
+    elif happened:
+        outcome: Row = {"outcome": "happened"} | ({} if result is None else {"result": _value(result)})
+        known = {"status": "approved", "answer": outcome}
+    if known and text is not None:
+        raise UsageError(
+            "A TEXT answers a question; --happened, --again and --stop tell of an unknown outcome."
+        )
+
+    async def work() -> None:
+        async with sign_in_as(find_project(), email) as person:
+            backend = Backend(person)
+            found = await backend.find_review(review)
+            decision = {**_decision(found, known, text), "comment": comment}
+            decided = await backend.decide(str(found["id"]), decision)
+        _report(decided, "Stopped" if stop else "Answered", as_json=as_json)
+
+    asyncio.run(work())
+
+
 # ------------------------------------------------------------------------------------------------ details
 
 
@@ -153,29 +200,48 @@ def _look_at(review: Row, context: Row, *, as_json: bool) -> None:
     say(f"{review['status'].capitalize()}, run {short(review['execution_id'])}. {_how_to_decide(review)}")
 
 
-def _answer(text: str) -> Any:
+def _value(text: str) -> Any:
+    """JSON, or a text as it is."""
     try:
         return json.loads(text)
     except ValueError:
         return text
 
 
-def _require_answer(review: Row, decision: Row) -> None:
-    if review["kind"] == "approval" or "answer" in decision:
-        return
+def _require_kind(review: Row, *kinds: str) -> None:
+    """:raises CommandError: it is decided by another command."""
+    if review["kind"] not in kinds:
+        what = {
+            "approval": "This asks for approval.",
+            "question": "This is a question.",
+            "unknown_outcome": "Nobody knows whether this happened.",
+        }
+        raise CommandError(f"{what[review['kind']]} {_how_to_decide(review, always=True)}")
+
+
+def _decision(review: Row, known: Row, text: str | None) -> Row:
+    """What an answer makes of a review; ``known`` is what the options say of an unknown outcome."""
+    _require_kind(review, "question", "unknown_outcome")
     if review["kind"] == "question":
-        raise CommandError('This is a question: approve it with --answer "…".')
-    raise CommandError(
-        'Nobody knows whether this happened: approve it with --answer \'{"outcome": "happened"}\' or '
-        '--answer \'{"outcome": "again"}\', or reject it, which stops the run.'
-    )
+        if known or not (text or "").strip():
+            raise UsageError(f"This is a question. {_how_to_decide(review, always=True)}")
+        return {"status": "approved", "answer": text}
+    if not known:
+        raise UsageError(f"Nobody knows whether this happened. {_how_to_decide(review, always=True)}")
+    return known
 
 
-def _how_to_decide(review: Row) -> str:
-    if review["status"] != "pending":
+def _how_to_decide(review: Row, *, always: bool = False) -> str:
+    if review["status"] != "pending" and not always:
         return ""
     name = short(review["id"])
-    return f"Decide: runhold approve {name}, or runhold reject {name} --comment …"
+    match review["kind"]:
+        case "question":
+            return f'Answer: runhold answer {name} "…", or runhold reject {name} --comment …'
+        case "unknown_outcome":
+            return f"Say what you know: runhold answer {name} --happened, --again or --stop."
+        case _:
+            return f"Decide: runhold approve {name}, or runhold reject {name} --comment …"
 
 
 def _report(review: Row, word: str, *, as_json: bool) -> None:
@@ -183,4 +249,12 @@ def _report(review: Row, word: str, *, as_json: bool) -> None:
         print_json(review)
         return
     shown = {**review, "proposed_input": review.get("edited_input") or review.get("proposed_input")}
-    say(review_line(shown).append(f"\n{word}; run {short(review['execution_id'])} goes on.", style="bold"))
+    run = short(review["execution_id"])
+    if review["status"] == "pending":
+        given, needed = review["approvals_given"], review["approvals_needed"]
+        then = f"{word}: {given} of {needed} people; run {run} waits for the others."
+    elif review["kind"] == "unknown_outcome" and review["status"] == "rejected":
+        then = f"{word}; run {run} ends."
+    else:
+        then = f"{word}; run {run} goes on."
+    say(review_line(shown).append(f"\n{then}", style="bold"))

@@ -1,30 +1,24 @@
-"""Runs: submit, watch, list, show, cancel; and how they are doing as a whole."""
+"""Runs: submit, watch, list, show; and how they are doing as a whole."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
-from runhold.cli.backend import Backend, Row
-from runhold.cli.exits import RUN_EXITS, Exit, UsageError
-from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_since
-from runhold.cli.output import err, hint, out, print_json, print_json_line, say, tell
-from runhold.cli.person import Person, sign_in_as
+from runhold.cli.backend import Backend
+from runhold.cli.exits import Exit, UsageError
+from runhold.cli.health import health_view
+from runhold.cli.live import UntilReview, Watch, watch_run
+from runhold.cli.options import As, AsJson, RunId, read_json, read_object, read_since, read_start
+from runhold.cli.output import hint, out, print_json, say, tell
+from runhold.cli.person import sign_in_as
 from runhold.cli.project import find_project
-from runhold.cli.render import detail_text, health_view, result_panel, run_header, runs_table, short
+from runhold.cli.render import day_and_clock, result_panel, run_header, runs_table, short
 from runhold.cli.story import Story
-from runhold.cli.watching import follow
 
 STATUSES: Final = ("pending", "running", "awaiting_review", "completed", "failed", "cancelled")
-
-UntilReview = Annotated[
-    bool,
-    typer.Option(
-        "--until-review", help=f"Stop watching, with status {Exit.RUN_WAITS:d}, when a person is needed."
-    ),
-]
 
 
 def submit(
@@ -43,7 +37,17 @@ def submit(
         str | None,
         typer.Option(metavar="KEY", help="The same key again answers the first run.", show_default=False),
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Watch it until it ends.")] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Not before this time: 2026-01-31T09:00.", show_default=False),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            "--in", metavar="SPAN", help="Not before this has passed: 30m, 24h, 7d.", show_default=False
+        ),
+    ] = None,
+    watch: Watch = False,
     until_review: UntilReview = False,
     as_json: AsJson = False,
     email: As = None,
@@ -56,22 +60,27 @@ def submit(
     Examples:
       runhold submit compliance_document_generator -i '{"project": "billing"}' --watch
       runhold submit letter_writer -i @input.json --idempotency-key order-17
+      runhold submit letter_writer -i @input.json --in 24h
       RUN=$(echo '{"customer": "Ada"}' | runhold submit letter_writer -i -)
     """
+    wake_at = read_start(at, within)
     value, tighter = read_json(input, "--input"), None if limits is None else read_object(limits, "--limits")
 
     async def work() -> Exit:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            run = await backend.submit(agent_type, value, limits=tighter, idempotency_key=idempotency_key)
+            run = await backend.submit(
+                agent_type, value, limits=tighter, idempotency_key=idempotency_key, wake_at=wake_at
+            )
             if watch:
                 say(f"Run {run['id']}, submitted as {person.email}.")
-                return await _watch(backend, person, run["id"], as_json=as_json, until_review=until_review)
+                return await watch_run(backend, person, run["id"], as_json=as_json, until_review=until_review)
             if as_json:
                 print_json(run)
             else:
                 out.print(run["id"])
-                hint(f"Submitted as {person.email}. Watch it: runhold watch {short(run['id'])}")
+                starts = f", starts {day_and_clock(run['wake_at'])}" if run.get("wake_at") else ""
+                hint(f"Submitted as {person.email}{starts}. Watch it: runhold watch {short(run['id'])}")
             return Exit.OK
 
     raise typer.Exit(asyncio.run(work()))
@@ -94,7 +103,7 @@ def watch(run: RunId, until_review: UntilReview = False, as_json: AsJson = False
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
             identifier = await backend.find_run(run)
-            return await _watch(backend, person, identifier, as_json=as_json, until_review=until_review)
+            return await watch_run(backend, person, identifier, as_json=as_json, until_review=until_review)
 
     raise typer.Exit(asyncio.run(work()))
 
@@ -163,37 +172,6 @@ def show(run: RunId, as_json: AsJson = False, email: As = None) -> None:
     asyncio.run(work())
 
 
-def cancel(
-    run: RunId,
-    reason: Annotated[str | None, typer.Option(help="Why; it is kept.", show_default=False)] = None,
-    as_json: AsJson = False,
-    email: As = None,
-) -> None:
-    """Cancel a run.
-
-    One that waits ends at once; one that is worked on ends at its next check, within a step.
-
-    \b
-    Example:
-      runhold cancel 3f2a9c1e --reason "wrong customer"
-    """
-
-    async def work() -> None:
-        async with sign_in_as(find_project(), email) as person:
-            backend = Backend(person)
-            answer = await backend.cancel(await _any_run(backend, run), reason)
-        if as_json:
-            print_json(answer)
-        elif answer["status"] == "cancelled":
-            say(f"Run {short(answer['id'])} is cancelled.")
-        elif answer["cancel_requested"]:
-            say(f"Run {short(answer['id'])} is told to stop; it ends within its step.")
-        else:
-            say(f"Run {short(answer['id'])} had already ended: {answer['status']}.")
-
-    asyncio.run(work())
-
-
 def health(
     agent_type: Annotated[
         str | None, typer.Argument(metavar="[TYPE]", help="Of this type alone.", show_default=False)
@@ -224,58 +202,3 @@ def health(
             out.print(health_view(metrics))
 
     asyncio.run(work())
-
-
-# ------------------------------------------------------------------------------------------------ details
-
-
-async def _watch(
-    backend: Backend, person: Person, execution_id: str, *, as_json: bool, until_review: bool
-) -> Exit:
-    story = Story({person.user_id: "you"}, width=out.width)
-    printed: dict[str, Any] = {}
-    told_to_review = False
-    async for run, timeline in follow(backend, execution_id):
-        if as_json:
-            _print_changes(timeline, printed)
-        else:
-            for line in story.more(timeline):
-                tell(line)
-        if run["status"] == "awaiting_review":
-            if until_review:
-                return _ended(run, as_json=as_json)
-            if not told_to_review:
-                told_to_review = True
-                hint(
-                    "            A reviewer decides: `runhold reviews`, then `runhold approve` or `runhold reject`."
-                )
-        elif run["status"] in RUN_EXITS:
-            return _ended(run, as_json=as_json)
-        else:
-            told_to_review = False
-    raise AssertionError("a run is followed until it ends")
-
-
-def _ended(run: Row, *, as_json: bool) -> Exit:
-    if as_json:
-        print_json_line({"kind": "run", **run})
-    elif run["status"] == "completed":
-        out.print()
-        out.print(result_panel(run))
-    elif run["status"] == "failed" and run.get("error_detail"):
-        err.print(f"{run['error']}: {detail_text(run['error_detail'])}", markup=False, soft_wrap=True)
-    return RUN_EXITS[run["status"]]
-
-
-def _print_changes(timeline: list[Row], printed: dict[str, Any]) -> None:
-    for item in timeline:
-        names = ("kind", "at", "event") if item["kind"] == "event" else ("kind", "id", "step_number")
-        key = " ".join(str(item.get(name)) for name in names)
-        if printed.get(key) != item:
-            printed[key] = item
-            print_json_line(item)
-
-
-async def _any_run(backend: Backend, text: str) -> str:
-    """The id of one's own run by its beginning; a whole id is taken as it is, for operators, who don't see runs."""
-    return text if len(text) == len("00000000-0000-0000-0000-000000000000") else await backend.find_run(text)

@@ -16,6 +16,7 @@ from rich.text import Text
 from runhold.cli.render import (
     Row,
     arguments_text,
+    cancel_text,
     clock,
     members,
     one_line,
@@ -26,6 +27,9 @@ from runhold.cli.render import (
 )
 
 _INDENT: Final = " " * 12
+_OURS: Final = "[Runhold]"
+"""How what the loop says to the model begins (``runhold.loop.think``)."""
+
 _AFTER_CALLS: Final = 1_000_000
 
 _MARKS: Final = {
@@ -42,7 +46,8 @@ _EVENTS: Final = {
     "paused": "put it aside until a person decides",
     "requeued": "gave it back to the queue",
     "resumed": "the run is back in the queue",
-    "retried": "wants it tried again",
+    "retried": "took it up again",
+    "forked": "forked it",
     "cancel_requested": "asked to cancel it",
     "completed": "completed it",
     "failed": "ended it: failed",
@@ -52,6 +57,13 @@ _EVENTS: Final = {
     "review_rejected": "rejected",
     "review_expired": "nobody decided in time",
     "review_cancelled": "closed the question",
+}
+
+_REASONS: Final = {
+    "shutdown": "its worker shuts down",
+    "missing_tool": "its worker lacks a tool that the run needs",
+    "model_outage": "the model's provider gives no answer",
+    "lease_ending": "its worker was about to lose its lease",
 }
 
 _WITHOUT_ACTOR: Final = ("review_expired", "resumed")
@@ -178,10 +190,21 @@ class Story:
             )
         if data.get("edited"):
             line.append(", with changes", style="yellow")
+        if event == "forked" and data.get("from"):
+            line.append(
+                f" from run {short(data['from'])}, to be decided anew from step {data.get('from_step')} on"
+            )
+        if data.get("wake_at"):
+            line.append(f", until {clock(data['wake_at'])[:-2]}", style="dim")
         for name in ("reason", "error", "comment"):
             if data.get(name):
-                line.append(f": {one_line(data[name], 200)}")
+                words = _REASONS.get(str(data[name])) if event == "requeued" else None
+                line.append(f": {words or one_line(data[name], 200)}")
+        if data.get("limits"):
+            line.append(f", with limits {one_line(data['limits'], 100)}", style="yellow")
         lines = [line]
+        if event == "cancelled" and (happened := cancel_text(data.get("detail"))):
+            lines.append(self._below(happened.strip(), "yellow"))
         if event in ("review_approved", "review_requested"):
             lines += self._review_lines(event, data, timeline)
         return lines
@@ -211,13 +234,19 @@ class Story:
         if item.get("latency_ms") is not None:
             details.append(seconds(item["latency_ms"]))
         line.append(f"  {', '.join(details)}", style="dim")
-        lines = [line]
+        lines = [line, *self._added(item)]
         content = message.get("content") or message.get("refusal")
         if content and message.get("tool_calls"):
             lines.append(self._below(f"“{one_line(content, self._room - 2)}”", "italic"))
         elif content:
             lines.append(self._below("the final answer", "italic"))
         return lines
+
+    def _added(self, item: Row) -> list[Text]:
+        """What Runhold told the model before the step: nudges and corrections. What people said is told as such."""
+        said = [str(members(message).get("content")) for message in item.get("injected") or ()]
+        nudges = [text.removeprefix(_OURS).strip() for text in said if text.startswith(_OURS)]
+        return [self._below(f"Runhold: {one_line(text, self._room * 2)}", "yellow") for text in nudges]
 
     def _call(self, call: Row, *, again: bool) -> list[Text]:
         mark, style = _MARKS[call["status"]]
