@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,15 +81,19 @@ class Observed:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What became of all of them."""
+    """What became of all of them.
+
+    ``changed``: the cells whose runs changed after they had ended, when the suspended workers went on.
+    """
 
     cells: dict[Cell, Observed]
+    changed: list[Cell]
     verdict: Verdict
     logs: str
 
 
 def run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
-    """Run the cells, until every run has ended."""
+    """Run the cells until every run has ended; then let suspended workers go on until they are back."""
     return asyncio.run(_run_batch(stack, forks, cells, folder))
 
 
@@ -98,16 +103,9 @@ async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell]
         options = ("--capacity", "1", "--lease", str(LEASE_S))
         async with Fleet(forks, courier.__file__, *options, folder=folder, env=env, effects=effects) as fleet:
             town = Town(stack, folder, model.base_url)
-            user, client = await town.person(), await town.reviewer(agent_type="courier")
-            courier.make_known(stack.database_url)
-            rows = [
-                {"agent_type": "courier", "input_data": {"tool": cell.effect, "gated": cell.gated}}
-                for cell in cells
-            ]
-            inserted = (await user.table("agent_executions").insert(rows).execute()).data
-            runs: dict[str, Cell] = {row["id"]: cell for row, cell in zip(inserted, cells, strict=True)}
+            runs = dict(zip(await _submit(town, cells), cells, strict=True))
             armed = {
-                run: fleet.points.arm(cell.point, cell.action, run=run, skip=cell.skip)
+                cell: fleet.points.arm(cell.point, cell.action, run=run, skip=cell.skip)
                 for run, cell in runs.items()
             }
 
@@ -117,44 +115,78 @@ async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell]
                 outcome = runs[review["execution_id"]].answer
                 return {"status": "approved", "answer": {"outcome": outcome}}
 
-            async with Reviewer(client, decide):
+            async with Reviewer(await town.reviewer(agent_type="courier"), decide):
                 fleet.keep(WORKERS)
                 with contextlib.suppress(AssertionError):  # the cells whose runs have not ended say so
-                    await eventually(lambda: _ended(stack, runs) == len(runs), "the end of all runs")
-            verdict = judge(stack.database_url, runs, effects, thrown=fleet.thrown)
-            counts = _counts(stack, runs)
+                    await eventually(lambda: _all_ended(stack, runs), "the end of all runs")
+            before = _stories(stack, runs)
+            await _resume(fleet)
+            after = _stories(stack, runs)
             observed = {
                 cell: Observed(
-                    **counts[run],
-                    fired=len(armed[run].fired),
+                    **_counts(after[run]),
+                    fired=len(armed[cell].fired),
                     times=sum(effect.times for effect in effects.all(run)),
                     keys=len(effects.all(run)),
                 )
                 for run, cell in runs.items()
             }
-            return Batch(cells=observed, verdict=verdict, logs=fleet.logs)
+            return Batch(
+                cells=observed,
+                changed=[cell for run, cell in runs.items() if before[run] != after[run]],
+                verdict=judge(stack.database_url, runs, effects, thrown=fleet.thrown),
+                logs=fleet.logs,
+            )
 
 
-def _ended(stack: LocalStack, runs: Iterable[str]) -> int:
-    with psycopg.connect(stack.database_url, autocommit=True) as connection:
-        query = (
-            "select count(*) from agent_executions where id = any (%s::uuid[]) and completed_at is not null"
+async def _submit(town: Town, cells: Sequence[Cell]) -> list[str]:
+    """Insert the runs, before any worker lives: their ids."""
+    user = await town.person()
+    courier.make_known(town.stack.database_url)
+    rows = [
+        {"agent_type": "courier", "input_data": {"tool": cell.effect, "gated": cell.gated}} for cell in cells
+    ]
+    return [row["id"] for row in (await user.table("agent_executions").insert(rows).execute()).data]
+
+
+async def _resume(fleet: Fleet) -> None:
+    """Let the suspended go on, and what they had sent arrive, until each has found that it is dead, and is back."""
+    suspended = [worker for worker in fleet.living if worker.suspended]
+    fleet.points.disarm_all()
+    for worker in suspended:
+        worker.resume()
+    for worker in suspended:
+        await eventually(
+            lambda worker=worker: worker.log.count("worker ready") > 1, f"the return of {worker}"
         )
+
+
+def _all_ended(stack: LocalStack, runs: Iterable[str]) -> bool:
+    query = "select bool_and(completed_at is not null) from agent_executions where id = any (%s::uuid[])"
+    with psycopg.connect(stack.database_url) as connection:
         row = connection.execute(query, [[*runs]]).fetchone()
-        assert row is not None
-        return row[0]
+    return row is not None and row[0]
 
 
-def _counts(stack: LocalStack, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _stories(stack: LocalStack, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """All that the database has of each run."""
     query = """
-        select x.id::text, x.status,
-          (select count(*) from agent_reviews r where r.execution_id = x.id and r.kind = 'approval'),
-          (select count(*) from agent_reviews r where r.execution_id = x.id and r.kind = 'unknown_outcome'),
-          (select count(*) from agent_events e where e.execution_id = x.id and e.kind = 'claimed')
+        select x.id::text, jsonb_build_object(
+          'run', to_jsonb(x),
+          'steps', (select jsonb_agg(s order by s.step_number) from agent_steps s where s.execution_id = x.id),
+          'calls', (select jsonb_agg(c order by c.step_number) from agent_tool_calls c where c.execution_id = x.id),
+          'reviews', (select jsonb_agg(r order by r.requested_at) from agent_reviews r where r.execution_id = x.id),
+          'events', (select jsonb_agg(e order by e.id) from agent_events e where e.execution_id = x.id))
         from agent_executions x where x.id = any (%s::uuid[])"""
     with psycopg.connect(stack.database_url) as connection:
-        found = connection.execute(query, [[*runs]]).fetchall()
+        return dict(connection.execute(query, [[*runs]]).fetchall())
+
+
+def _counts(story: dict[str, Any]) -> dict[str, Any]:
+    kinds = Counter(review["kind"] for review in story["reviews"] or [])
     return {
-        run: {"status": status, "approvals": approvals, "doubts": doubts, "claims": claims}
-        for run, status, approvals, doubts, claims in found
+        "status": story["run"]["status"],
+        "approvals": kinds["approval"],
+        "doubts": kinds["unknown_outcome"],
+        "claims": sum(event["kind"] == "claimed" for event in story["events"]),
     }

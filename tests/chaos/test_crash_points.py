@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from matrix import KINDS, Batch, Cell, run_batch
-from stack_thread import running_stack
 
+from runhold.local.stack import LocalStack
 from runhold.testing.chaos import CrashPoint, ForkServer
 
 NOTHING = "nothing has begun"
@@ -72,9 +72,8 @@ CELLS = [*cells()]
 
 
 @pytest.fixture(scope="module")
-def batch(forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Batch]:
-    with running_stack() as stack:
-        yield run_batch(stack, forks, CELLS, tmp_path_factory.mktemp("matrix"))
+def batch(stack: LocalStack, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+    return run_batch(stack, forks, CELLS, tmp_path_factory.mktemp("matrix"))
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)

@@ -78,20 +78,25 @@ class Fleet:
         return worker
 
     def keep(self, count: int) -> None:
-        """From now on there are so many workers: whoever is killed is replaced at once."""
+        """From now on so many workers work: whoever is killed or suspended is replaced at once."""
         if self._replacing is not None:
             self._replacing.cancel()
         self._replacing = asyncio.create_task(self._keep(count), name="replace workers")
 
     async def _keep(self, count: int) -> None:
         while True:
-            await self.start(count - len(self.living))
+            await self.start(count - len(self.working))
             await asyncio.sleep(REPLACE_POLL_S)
 
     @property
     def living(self) -> list[WorkerProcess]:
         """The workers that have not ended."""
         return [worker for worker in self.workers if worker.running]
+
+    @property
+    def working(self) -> list[WorkerProcess]:
+        """Those of them that are not suspended."""
+        return [worker for worker in self.living if not worker.suspended]
 
     @property
     def thrown(self) -> Counter[str]:

@@ -28,6 +28,7 @@ class WorkerProcess:
 
     :ivar name: how the kit calls it: ``worker-3``.
     :ivar status: its exit status, minus the signal that ended it, or None while it is not known to have ended.
+    :ivar suspended: it was suspended, and not resumed.
     """
 
     name: str
@@ -35,6 +36,7 @@ class WorkerProcess:
     log_path: Path
     _server: ForkServer = field(repr=False)
     status: int | None = None
+    suspended: bool = False
 
     @property
     def running(self) -> bool:
@@ -61,10 +63,12 @@ class WorkerProcess:
 
     def suspend(self) -> None:
         """SIGSTOP: not running, and not gone either. Its connections stay open, its clock goes on."""
+        self.suspended = True
         self._signal_all(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT: it goes on as if no time had passed."""
+        self.suspended = False
         self._signal_all(signal.SIGCONT)
 
     def signal(self, number: int) -> None:
