@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -206,10 +207,32 @@ async def test_a_lost_lease_drops_all_runs(bench: Bench, caplog: pytest.LogCaptu
     assert await asyncio.wait_for(task, 5) == "dead"
     assert bench.port.run(run_id).status == "running"  # nothing was written
     assert "lease is lost" in caplog.text
+    assert made.dropped == [run_id], "to be given back by the next registration"
     bench.port.always_failing.clear()
     again = await bench.register(first=False)
     assert again is not None
     assert again.worker_id != made.worker_id
+
+
+async def test_a_tool_that_blocks_the_event_loop_costs_the_lease_and_is_not_forgiven(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    @tool
+    async def block() -> str:
+        time.sleep(LEASE_S * 2)  # noqa: ASYNC251
+        return "blocked"
+
+    bench.agent = Agent(type="t", model="m", instructions="x", tools=[block])
+    bench.script = lambda messages, tools: call("block", {})
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    assert await asyncio.wait_for(task, 10) == "dead"
+    run = bench.port.run(run_id)
+    assert run.status == "running"
+    assert [row["status"] for row in run.rows("calls") + run.rows("results")] == ["running"]
+    assert "stood still" in caplog.text
+    assert "in tool block (test_session.py:" in caplog.text
+    assert made.dropped == ()
 
 
 @pytest.mark.parametrize("where", ["heartbeat", "claim", "record"])

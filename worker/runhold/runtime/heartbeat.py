@@ -57,6 +57,9 @@ class HeartbeatThread:
     :param last_seq: the highest claim whose runs are all among ``held`` (or done): read before ``held`` is.
     :param on_reply: called in the worker's loop with a reply and the runs that were held when it was asked for.
     :param on_dead: called in the worker's loop when the database says that this worker is dead.
+
+    :ivar held_up: whether the event loop has stood still for too long since the last renewal: if the lease ends now,
+        that is why.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class HeartbeatThread:
         self._stopping = False
         self._ticked_at = time.monotonic()
         self._home_thread = threading.get_ident()
+        self.held_up = False
         self._looks_at_standstill = 0
         self._thread = threading.Thread(target=self._main, name="runhold-heartbeat", daemon=True)
 
@@ -154,6 +158,7 @@ class HeartbeatThread:
             )
             return self._lease_s * RETRY_PAUSE_PART
         self._lease.renew(sent_at, reply.lease_ms)
+        self.held_up = False
         self._tell(self._on_reply, reply, held)
         return max(0.0, interval - (lease_now() - sent_at))
 
@@ -163,6 +168,7 @@ class HeartbeatThread:
         if still_s <= self._lease_s * STALE_PART:
             self._looks_at_standstill = 0
             return True
+        self.held_up = True
         self._looks_at_standstill += 1
         if (
             self._looks_at_standstill == 2

@@ -58,7 +58,12 @@ class SessionPort(ClaimPort, RecordPort, RunsPort, Protocol):
 
 
 class Session:
-    """A registered worker at work."""
+    """A registered worker at work.
+
+    :ivar dropped: the runs that were given up because the database could not be reached for a whole lease. Nothing
+        works on them here any more, so they may be given back without waiting for a sweep to find them, and it is not
+        their fault. (Of a lease that ended because a tool held up the event loop, one of the runs is the fault.)
+    """
 
     def __init__(
         self,
@@ -70,6 +75,7 @@ class Session:
     ) -> None:
         worker_id, lease = registered.worker_id, registered.lease
         self.worker_id = worker_id
+        self.dropped: Sequence[UUID] = ()
         self._agent_types = tuple(equipment.agents)
         self._config = config
         self._port = port
@@ -218,6 +224,8 @@ class Session:
         while True:
             if self._lease.is_lost and not self._dead.is_set():
                 logger.error("the lease is lost: all runs are dropped, others go on with them")
+                if not self._heartbeat.held_up:
+                    self.dropped = [held.run.id for held in self._held.snapshot()]
                 self._dead.set()
             await asyncio.sleep(self._config.lease_s / 60)
 

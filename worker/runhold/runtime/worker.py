@@ -18,7 +18,7 @@ from typing import Final
 import httpx
 
 from runhold.agents import Agent
-from runhold.errors import ConfigError
+from runhold.errors import ConfigError, RunholdError
 from runhold.loop.ports import ChatModel
 from runhold.models.breaker import Breaker
 from runhold.models.openai import OpenAIChatModel
@@ -81,6 +81,7 @@ async def _sessions(
     beat_s = config.lease_s / BEATS_PER_LEASE
     open_heartbeat = partial(Gateway.open, config.url, config.secret_key, timeout_s=beat_s, connections=1)
     first = True
+    former: Session | None = None
     while not stop.is_set():
         registered = await register(
             config, equipment.agents, gateway, version=_version(), stop=stop, for_the_first_time=first
@@ -88,8 +89,23 @@ async def _sessions(
         if registered is None:
             return
         first = False
-        if await Session(config, equipment, gateway, open_heartbeat, registered).run(stop) == "stopped":
+        if former is not None:
+            await _give_back(gateway, former)
+        former = Session(config, equipment, gateway, open_heartbeat, registered)
+        if await former.run(stop) == "stopped":
             return
+
+
+async def _give_back(gateway: Gateway, former: Session) -> None:
+    """What the last registration dropped in an outage: at once, and not counted as an attempt."""
+    if not former.dropped:
+        return
+    try:
+        released = await gateway.release(former.worker_id, former.dropped, "lease_lost")
+    except RunholdError as error:
+        logger.warning("%d runs go on when a sweep finds them: %s", len(former.dropped), error)
+    else:
+        logger.info("%d runs of the lost lease were given back", released)
 
 
 @asynccontextmanager
