@@ -6,7 +6,7 @@ return array['max_steps', 'max_tokens', 'max_cost_usd', 'max_tool_calls', 'step_
 
 -- Can every claim reckon with these? One text among a type's limits would stop all its claims and records.
 create function runhold.has_number_limits(p_limits jsonb) returns boolean
-language plpgsql immutable parallel safe set search_path = ''
+language plpgsql immutable parallel safe security definer set search_path = ''
 as $$
 begin
   return coalesce(jsonb_typeof(p_limits), 'null') = 'null' or (jsonb_typeof(p_limits) = 'object' and not exists (
@@ -17,7 +17,7 @@ end;
 $$;
 
 create function runhold.has_only_limits(p_object jsonb) returns boolean
-language plpgsql immutable parallel safe set search_path = ''
+language plpgsql immutable parallel safe security definer set search_path = ''
 as $$
 begin
   return p_object - runhold.limit_names() = '{}';
@@ -145,5 +145,5 @@ create policy "definitions are the service's alone" on public.agent_definitions
   for select to service_role using (true);
 
 revoke execute on all functions in schema runhold from public;
--- checks run with the rights of whoever writes the row
-grant execute on function runhold.limit_names(), runhold.has_number_limits(jsonb), runhold.has_only_limits(jsonb) to service_role;
+-- a check calls its functions with the rights of whoever writes the row
+grant execute on function runhold.has_number_limits(jsonb), runhold.has_only_limits(jsonb) to service_role;
