@@ -260,11 +260,11 @@ begin
   where e.verdict = 'ok'
   order by e.execution_id, r.step_number, r.position;
 
-  -- every call that became unknown asks a person
+  -- every call that became unknown asks a person; where one said "stop" before, that stands
   perform runhold.open_review(c.id, 'unknown_outcome', format('Did %s happen? %s', c.tool_name, coalesce(c.error, '')))
   from unnest(p_entries) e
   join public.agent_tool_calls c on c.execution_id = e.execution_id and c.status = 'unknown'
-  where e.verdict = 'ok'
+  where e.verdict = 'ok' and not runhold.is_answered_stop(c.id)
     and (exists (select from jsonb_array_elements(e.body -> 'results') r where r ->> 'status' = 'unknown')
       or exists (select from jsonb_array_elements(e.body -> 'calls') r where r ->> 'status' = 'unknown'))
   order by e.execution_id, c.step_number, c.position;

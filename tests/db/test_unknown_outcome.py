@@ -118,6 +118,18 @@ def test_stop_while_the_run_is_worked_on_holds_when_its_worker_is_lost(world: Wo
     assert world.open_reviews(run["id"]) == []  # nobody is asked again
 
 
+def test_stop_stands_when_another_call_becomes_unknown(world: World) -> None:
+    worker, reviewer, user = world.worker(), world.reviewer(), world.person()
+    run = world.running(worker, user)
+    calls = [call(1, n, "send", "unsafe", "running") for n in range(2)]
+    worker.record(run, steps=[step(1, worker.definition)], calls=calls)
+    worker.record(run, results=[result(1, 0, "unknown")])
+    world.decide(reviewer, world.open_reviews(run["id"])[0]["id"], "rejected")
+    worker.record(run, results=[result(1, 1, "unknown")])
+    (asked,) = world.open_reviews(run["id"])  # about the second alone
+    assert asked["tool_call_id"] == world.calls(run["id"])[1]["id"]
+
+
 def test_late_result_may_settle_what_was_unknown_when_the_run_ended(world: World) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user)
