@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -212,3 +213,21 @@ async def test_instead_of_taking_an_approval() -> None:
     outcome = await worker.go()
     assert (outcome.kind, ran) == ("cancelled", [])
     assert not row.reviews[0].used
+
+
+@pytest.mark.parametrize(("effect", "told"), [("read", []), ("idempotent", []), ("unsafe", ["unknown"])])
+async def test_of_what_an_end_cuts_off_only_what_may_have_happened_is_told(
+    effect: Effect, told: list[str]
+) -> None:
+    """What can be repeated stays as it is: the database marks it, and a retry runs it again."""
+    act, row = Act(effect), Row()
+    worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
+    worker.start()
+    await act.started.wait()
+    await until(lambda: row.calls)
+    await worker.crash()
+    row.status, row.reviews, row.cancel_requested = "pending", [], True
+    row.calls = {key: replace(call, status="running") for key, call in row.calls.items()}
+    await work(row, act.agent, ScriptedModel())
+    assert row.status == "cancelled"
+    assert [result.status for result in row.entries[-1].results] == told

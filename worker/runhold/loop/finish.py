@@ -77,12 +77,13 @@ def internal_error(journal: Journal, error: Exception) -> Ending:
 
 
 def _closing_entry(journal: Journal, ending: Ending) -> Entry:
-    """The ending's entry, with a word about every call that it leaves behind."""
+    """The ending's entry, with a word about every call that it leaves behind and that may have happened."""
     entry, transition = ending.entry, ending.transition
     left: list[Result] = []
     if transition.to in ("failed", "cancelled"):
         calls = journal.calls_of(journal.step_number)
-        left = [_left_behind(call) for call in calls if call.status == "running"]
+        # of the others the database knows that they were cut off: a retry runs them again
+        left = [_left_behind(call) for call in calls if call.status == "running" and call.effect == "unsafe"]
     if transition.to == "cancelled":
         transition = replace(transition, detail=_cancel_detail(journal, left))
     if journal.broken:
@@ -91,16 +92,15 @@ def _closing_entry(journal: Journal, ending: Ending) -> Entry:
 
 
 def _left_behind(call: ToolCall) -> Result:
-    status: Literal["unknown", "failed"] = "unknown" if call.effect == "unsafe" else "failed"
     error = "the run ended while this call ran"
-    return Result(step_number=call.step_number, position=call.position, status=status, error=error)
+    return Result(step_number=call.step_number, position=call.position, status="unknown", error=error)
 
 
 def _cancel_detail(journal: Journal, left: Sequence[Result]) -> JsonObject:
     """Which calls of the last step took effect, before and after the cancel was known, and which may have."""
     calls = journal.calls_of(journal.step_number)
     late = journal.finished_late
-    lost = {(result.step_number, result.position) for result in left if result.status == "unknown"}
+    lost = {(result.step_number, result.position) for result in left}
 
     def names(chosen: Sequence[ToolCall]) -> list[str]:
         return [call.tool_name for call in chosen]
