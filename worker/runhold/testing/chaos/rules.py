@@ -81,5 +81,6 @@ CALLS: Final[LiteralString] = """
       (select count(*) from agent_reviews r where r.tool_call_id = c.id and r.kind = 'approval'
          and r.used_at is not null) as used,
       (select count(*) from agent_reviews r where r.tool_call_id = c.id and r.kind = 'unknown_outcome') as doubted
-    from agent_tool_calls c where c.execution_id = any (%(runs)s::uuid[])"""
-"""Every call, and what people said about it."""
+    from agent_tool_calls c join agent_executions x on x.id = c.execution_id
+    where x.id = any (%(runs)s::uuid[]) and c.step_number > x.copied_steps"""
+"""Every call that was not copied from another run, and what people said about it."""
