@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from runhold.runtime.config import WorkerConfig
 from runhold.telemetry import configure_logging
 
 log = logging.getLogger("runhold.test")
@@ -20,7 +21,7 @@ def _restore() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
-    for name in ("httpx", "httpcore", "hpack", "websockets", "realtime"):
+    for name in ("runhold", "httpx", "httpcore", "hpack", "websockets", "realtime"):
         logging.getLogger(name).setLevel(logging.NOTSET)
 
 
@@ -56,6 +57,26 @@ def test_secrets_are_not_logged_whoever_tries(as_json: bool) -> None:
         log.exception("oops")
     assert "sb_secret_x" not in out.getvalue()
     assert "[secret]" in out.getvalue()
+
+
+def test_a_key_of_several_lines_is_hidden_also_where_json_writes_it_differently() -> None:
+    out = io.StringIO()
+    jwk = json.dumps({"kty": "EC", "d": "the-private-number", "x": "é"}, indent=1)
+    config = WorkerConfig(url="https://x.supabase.co", secret_key="sb_secret_1234", jwt_signing_key=jwk)
+    configure_logging(as_json=True, secrets=config.secrets, stream=out)
+    log.info("a %s", jwk, extra={"config": {"keys": [jwk, b"sb_secret_1234"]}, "number": 1.5})
+    log.info("the number is the-private-number")
+    for secret in ("the-private-number", "sb_secret_1234", "kty"):
+        assert secret not in out.getvalue()
+    assert json.loads(out.getvalue().splitlines()[0])["number"] == 1.5
+
+
+def test_others_are_heard_when_something_is_wrong() -> None:
+    out = io.StringIO()
+    configure_logging(stream=out)
+    logging.getLogger("somebody").info("chat")
+    logging.getLogger("somebody").warning("careful")
+    assert out.getvalue().count("\n") == 1
 
 
 def test_chatty_libraries_are_quiet_also_when_we_are_not() -> None:

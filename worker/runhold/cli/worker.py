@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import sys
-from typing import Annotated
+from enum import StrEnum
+from typing import Annotated, Final
 
 import typer
 
 from runhold.cli.project import find_project
-from runhold.cli.render import short
 from runhold.errors import ConfigError
 from runhold.runtime.config import (
     DEFAULT_CAPACITY,
@@ -22,6 +20,17 @@ from runhold.runtime.config import (
     WorkerConfig,
 )
 from runhold.runtime.loading import load_agents
+from runhold.telemetry import configure_logging
+
+MIN_KEY_CHARS: Final = 12
+"""No provider's key is shorter."""
+
+
+class LogFormat(StrEnum):
+    """How logs are written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 def worker(
@@ -51,43 +60,38 @@ def worker(
             help="Between looks for work while Realtime is not heard.",
         ),
     ] = DEFAULT_POLL_S,
+    log_format: Annotated[
+        LogFormat, typer.Option(envvar="RUNHOLD_LOG_FORMAT", help="For people, or a JSON object a line.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Work on runs until SIGTERM or Ctrl-C. Start as many as you like, on any machines.
 
     It takes runs of all agents in MODULE. It needs SUPABASE_URL and SUPABASE_SECRET_KEY (the running local stack's
     without), SUPABASE_JWT_SECRET or SUPABASE_JWT_SIGNING_KEY for ctx.supabase, and OPENAI_API_KEY or OPENAI_BASE_URL.
-    A second signal ends it at once; other workers then take over its runs.
+    A second signal ends it at once; other workers then take over its runs. Logs go to standard error, without secrets.
 
     \b
     Examples:
       runhold worker agent.py
-      runhold worker my_company.agents --capacity 16 --grace 60
+      runhold worker my_company.agents --capacity 16 --grace 60 --log-format json
     """
     from runhold.runtime.worker import run_worker
 
-    _say_what_happens()
     _use_the_local_stack()
     config = WorkerConfig.from_env(
         capacity=capacity, grace_s=grace, lease_s=lease, poll_s=poll, realtime=realtime
     )
+    configure_logging(
+        as_json=log_format is LogFormat.JSON,
+        secrets=[*config.secrets, *_model_key()],
+    )
     raise typer.Exit(asyncio.run(run_worker(config, load_agents(module))) or 0)
 
 
-class _RunFormatter(logging.Formatter):
-    """One line per record, with the run that it is about."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        run_id: str | None = getattr(record, "run_id", None)
-        return f"{line} [run {short(run_id)}]" if run_id else line
-
-
-def _say_what_happens() -> None:
-    """Log to standard error: what Runhold does, and what goes wrong elsewhere."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_RunFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("runhold").setLevel(logging.INFO)
+def _model_key() -> list[str]:
+    """The model's API key; servers on one's own machine take any word, and words are no secrets."""
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    return [key] if len(key) >= MIN_KEY_CHARS else []
 
 
 def _use_the_local_stack() -> None:

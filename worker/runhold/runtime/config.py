@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values, find_dotenv
@@ -107,6 +108,17 @@ class WorkerConfig:
             **{name: value for name, value in options.items() if value is not None},
         )
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        keys = (
+            self.secret_key,
+            self.jwt_secret,
+            self.jwt_signing_key,
+            *_private_members(self.jwt_signing_key),
+        )
+        return tuple(key for key in keys if key)
+
     def _mistakes(self) -> list[str]:
         return [
             sentence
@@ -129,6 +141,18 @@ class WorkerConfig:
             )
             if wrong
         ]  # fmt: skip
+
+
+def _private_members(jwk: str | None) -> tuple[str, ...]:
+    """The numbers of a private JWK, which somebody might log without the rest."""
+    try:
+        members: Any = json.loads(jwk or "null")
+    except ValueError:
+        return ()
+    if not isinstance(members, dict):
+        return ()
+    named = cast("dict[str, Any]", members)
+    return tuple(str(named[name]) for name in ("d", "p", "q", "dp", "dq", "qi", "k") if named.get(name))
 
 
 def _is_project_url(url: str) -> bool:

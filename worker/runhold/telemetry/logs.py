@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final, TextIO
+from typing import Final, TextIO, cast
 
 _STANDARD: Final = frozenset(
     (*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName")
@@ -23,6 +23,9 @@ _QUIET: Final = {
     "websockets": logging.WARNING,  # the handshake, with the key in its URL, at DEBUG
     "realtime": logging.CRITICAL,  # an error per failed attempt; our listener says it once
 }
+
+_TOLD: Final = frozenset({"action", "reason"})
+"""Words for machines: the message says the same to people."""
 
 HIDDEN: Final = "[secret]"
 
@@ -36,13 +39,15 @@ def configure_logging(
 ) -> None:
     """Send all logs of the process to ``stream`` (standard error), replacing what was set up before.
 
+    :param level: of what Runhold says; others are heard from WARNING on, or above.
     :param as_json: one JSON object per line.
     :param secrets: texts that must not be logged, whoever tries to.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
-    secret = tuple(text for text in secrets if text)
+    secret = tuple(sorted((text for text in secrets if text), key=len, reverse=True))
     handler.setFormatter(_JsonFormatter(secret) if as_json else _TextFormatter(secret))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("runhold").setLevel(level)
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(max(level, least))
 
@@ -54,10 +59,13 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
-        line = self.render(record, fields)
+        return self.hide(self.render(record, fields))
+
+    def hide(self, text: str) -> str:
+        """``text`` without secrets."""
         for secret in self._secrets:
-            line = line.replace(secret, HIDDEN)
-        return line
+            text = text.replace(secret, HIDDEN)
+        return text
 
     def render(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
         raise NotImplementedError
@@ -68,8 +76,10 @@ class _Formatter(logging.Formatter):
 
 class _TextFormatter(_Formatter):
     def render(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
-        when = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        told = " ".join(f"{name}={value}" for name, value in fields.items() if value is not None)
+        when = datetime.fromtimestamp(record.created).isoformat(sep=" ", timespec="milliseconds")
+        told = " ".join(
+            f"{name}={value}" for name, value in fields.items() if value is not None and name not in _TOLD
+        )
         line = f"{when} {record.levelname:<7} {record.getMessage()}{'  ' if told else ''}{told}"
         trace = self.trace(record)
         return f"{line}\n{trace}" if trace else line
@@ -86,4 +96,17 @@ class _JsonFormatter(_Formatter):
         }
         if trace := self.trace(record):
             said["trace"] = trace
-        return json.dumps(said, default=str, ensure_ascii=False)
+        # hidden before it is written as JSON, too: quotes and line breaks of a secret look different there
+        return json.dumps(self._hidden(said), ensure_ascii=False)
+
+    def _hidden(self, value: object) -> object:
+        match value:
+            case dict():
+                items = cast("dict[object, object]", value).items()
+                return {self.hide(str(key)): self._hidden(item) for key, item in items}
+            case list() | tuple():
+                return [self._hidden(item) for item in cast("list[object]", value)]
+            case None | bool() | int() | float():
+                return value
+            case _:
+                return self.hide(str(value))
