@@ -8,8 +8,10 @@ The input is ``{"plan": [move, …]}``; after ``n`` answers of the model the nex
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -92,11 +94,32 @@ def hold_unsafe(name: str) -> str:
     return _hold(name)
 
 
+@tool(effect="idempotent")
+def die(name: str, times: int) -> str:
+    """Take the worker's process along, the first ``times`` times."""
+    note("die", name)
+    deaths = (folder() / "ledger").read_text("utf-8").splitlines().count(json.dumps(["die", name]))
+    if deaths <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return f"lived after {times}"
+
+
+@tool(effect="read", timeout=120)
+async def block(name: str, seconds: float) -> str:
+    """Say that it began, wait for a signal, and then hold up the event loop, as nobody should; the first time."""
+    if not (folder() / f"holding-{name}").exists():
+        (folder() / f"holding-{name}").touch()
+        while not (folder() / f"go-{name}").exists():
+            await asyncio.sleep(0.01)
+        time.sleep(seconds)  # noqa: ASYNC251
+    return "blocked"
+
+
 @tool(effect="read")
 async def whose_runs(ctx: RunContext) -> list[str]:
     """The users whose runs the run's user can see."""
     rows = (await ctx.supabase.table("agent_executions").select("user_id").execute()).data
-    return sorted({row["user_id"] for row in rows if isinstance(row, dict)})  # pyright: ignore[reportArgumentType]
+    return sorted({row["user_id"] for row in rows if isinstance(row, dict)})  # pyright: ignore[reportArgumentType, reportUnhashable]
 
 
 @tool(effect="read")
@@ -117,7 +140,10 @@ agent = Agent(
     model="scripted",
     instructions="Do as the plan says.",
     description="Does what its input says.",
-    tools=[look, save, send, post, fail, hold_read, hold_idempotent, hold_unsafe, whose_runs, nasty, huge],
+    tools=[
+        *(look, save, send, post, fail, hold_read, hold_idempotent, hold_unsafe, whose_runs, nasty, huge),
+        *(die, block),
+    ],
     limits=Limits(max_steps=25, max_tokens=50_000, step_timeout_s=30, total_timeout_s=300),
 )
 
