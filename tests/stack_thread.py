@@ -8,12 +8,22 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from runhold.local.control import erase
 from runhold.local.stack import LocalStack, StackOptions
+
+T = TypeVar("T")
+_loops: WeakKeyDictionary[LocalStack, asyncio.AbstractEventLoop] = WeakKeyDictionary()
+
+
+async def on_its_loop(stack: LocalStack, doing: Coroutine[Any, Any, T]) -> T:
+    """Do something with a running stack's parts, in the event loop that they belong to."""
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(doing, _loops[stack]))
 
 
 @contextmanager
@@ -32,6 +42,7 @@ def running_stack(*, api: bool = True, realtime: bool = True, durable: bool = Fa
     thread.start()
     try:
         stack = asyncio.run_coroutine_threadsafe(LocalStack.start(options), loop).result()
+        _loops[stack] = loop
         try:
             yield stack
         finally:

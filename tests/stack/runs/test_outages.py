@@ -10,9 +10,9 @@ import json
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from postgrest import APIError
 from rebuilding import require_rebuildable
-from stack_thread import running_stack
+from stack_thread import on_its_loop, running_stack
 from test_runs import decide, open_review
 from town import Town, eventually
 
@@ -72,23 +72,6 @@ def sql(stack: LocalStack, statement: str, *values: Any) -> list[tuple[Any, ...]
         return cursor.fetchall() if cursor.description else []
 
 
-def pid_of(stack: LocalStack, name: str) -> int:
-    """The process of one part of the stack: the only child of its tether."""
-    part = next(child for child in stack._children if name.lower() in child.spec.name.lower())
-    tether = part._tether.pid
-    return int(Path(f"/proc/{tether}/task/{tether}/children").read_text().split()[0])
-
-
-@contextmanager
-def suspended(pid: int) -> Iterator[None]:
-    """Not running, and not gone either: connections stay open, nothing answers."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
 async def call_rows(user: Any, run_id: str) -> list[dict[str, Any]]:
     rows = await user.table("agent_tool_calls").select("*").eq("execution_id", run_id).execute()
     return rows.data
@@ -104,7 +87,7 @@ async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(t
     risky = await town.submit(user, ["call", "hold_unsafe", {"name": "u"}], ["say", "Done."])
     await town.holding("i")
     await town.holding("u")
-    with suspended(pid_of(town.stack, "API")):
+    async with town.stack.api.frozen():
         await eventually(lambda: "the lease is lost" in worker.log, "the loss of the lease")
     town.let_go("i")
     row = await town.until(user, plain, "completed")
@@ -119,11 +102,60 @@ async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(t
     town.let_go("u")
 
 
+@pytest.mark.realtime
+async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_storm(town: Town) -> None:
+    """Two workers, runs in every state, and a database that nobody reaches for longer than all leases."""
+    lease_s = 2.0
+    async with CountingProxy(town.stack) as proxy:
+        workers = [town.worker("--capacity", "8", lease_s=lease_s, SUPABASE_URL=proxy.url) for _ in range(2)]
+        user, reviewer = await town.person(), await town.reviewer()
+        await eventually(lambda: all("worker ready" in worker.log for worker in workers), "two workers")
+        held = [
+            await town.submit(user, ["call", "hold_idempotent", {"name": f"i{n}"}], ["say", "Done."])
+            for n in range(3)
+        ]
+        unsafe = await town.submit(user, ["call", "hold_unsafe", {"name": "u"}], ["say", "Done."])
+        thinking = await town.submit(user, ["hang", ["say", "Thought."]])
+        paused = await town.submit(user, SEND, ["say", "Sent."])
+        review = await open_review(reviewer, paused)
+        for name in ("i0", "i1", "i2", "u", "model"):
+            await town.holding(name)
+        proxy.asked.clear()
+        began = time.monotonic()
+        with suspended(pid_of(town.stack, "API")):
+            waiting = asyncio.gather(
+                *(eventually(lambda w=w: "the lease is lost" in w.log, "a lost lease") for w in workers)
+            )
+            await asyncio.sleep(2 * lease_s)  # the outage itself
+            await waiting
+        for name in ("i0", "i1", "i2", "u"):
+            town.let_go(name)
+        await decide(reviewer, review, status="approved")
+        for run_id in (*held, thinking, paused):
+            await town.until(user, run_id, "completed")
+        asked = await open_review(reviewer, unsafe)
+        assert asked["kind"] == "unknown_outcome"
+        happened = {"outcome": "happened", "result": "it did"}
+        await decide(reviewer, asked, status="approved", answer=happened)
+        await town.until(user, unsafe, "completed")
+        leases = (time.monotonic() - began) / lease_s
+        sweeps = proxy.asked["agent_sweep"]
+    reasons = sql(town.stack, "select data ->> 'reason' from agent_events where kind = 'requeued'")
+    assert {reason for (reason,) in reasons} <= {"lease_lost", "worker_lost", "forgotten"}
+    effects = Counter((kind, text) for kind, text in town.ledger if kind in ("send", "hold"))
+    assert effects["send", "ada: hello"] == 1
+    assert effects["hold", "u"] == 1
+    assert sweeps <= 2 * 3 * 1.34 * leases + 4, f"{sweeps} sweeps in {leases:.0f} leases"
+    keys = {(kind, text) for kind, text in town.ledger if kind.startswith("key of")}
+    assert len(keys) == len(held), "each call kept its key"
+    assert all("Traceback" not in worker.log for worker in workers)
+
+
 async def test_runs_start_by_polling_while_realtime_hangs_and_by_push_when_it_is_back(town: Town) -> None:
     worker = town.worker(lease_s=2)
     user = await town.person()
     await town.until(user, await town.submit(user, ["say", "a"]), "completed")
-    with suspended(pid_of(town.stack, "Realtime")):
+    async with town.stack.realtime.frozen():
         await eventually(lambda: "Realtime is not heard" in worker.log, "the worker to notice")
         await town.until(user, await town.submit(user, ["say", "b"]), "completed")
         polled = worker.log.count("by poll")
@@ -196,7 +228,7 @@ async def test_killed_worker_s_effects_happen_as_often_as_they_may(town: Town, m
     if moment == "while the tool runs":
         first.kill()
     else:
-        with suspended(pid_of(town.stack, "API")):
+        async with town.stack.api.frozen():
             for name in names:
                 town.let_go(name)
             await eventually(
@@ -375,6 +407,7 @@ class CountingProxy:
             writer.close()
 
 
+@pytest.mark.realtime  # how rarely it polls while it hears
 async def test_idle_worker_asks_little_and_says_no_secret(town: Town) -> None:
     async with CountingProxy(town.stack) as proxy:
         worker = town.worker(lease_s=6, SUPABASE_URL=proxy.url, OPENAI_API_KEY="sk-planted-key")
@@ -404,8 +437,6 @@ def cpu_s(pid: int) -> float:
 # ------------------------------------------------------------------------- last, because it breaks the most
 
 
-# Not by default: the local stack's API does not always outlive the crash of its database, and nobody restarts it.
-@pytest.mark.soak
 async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(town: Town) -> None:
     worker = town.worker(lease_s=10)
     user = await town.person()
@@ -420,27 +451,14 @@ async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(town: To
     ]
     for n in range(4):
         await town.holding(f"d{n}")
-    # One killed backend, and PostgreSQL ends all others and recovers from its log.
-    ((backend,),) = sql(town.stack, "select pid from pg_stat_activity where backend_type = 'checkpointer'")
-    os.kill(backend, signal.SIGKILL)
+    await on_its_loop(town.stack, town.stack.postgres.stop(immediate=True))
     for n in range(4):
         town.let_go(f"d{n}")
+    await on_its_loop(town.stack, town.stack.postgres.start())
     for run_id in ids:
-        await eventually(lambda run_id=run_id: until_known(town, run_id, "completed"), "the end of a run")
+        await town.until(user, run_id, "completed")
     assert Counter(kind for kind, _ in town.ledger) == {"save": 4, "hold": 4}
     assert worker.process.poll() is None
     assert "Traceback" not in worker.log
     again = await town.submit(user, ["say", "Still here."])
     await town.until(user, again, "completed")
-
-
-async def until_known(town: Town, run_id: str, status: str) -> bool:
-    """Whether the run has this status, asked of a database that may be away just now."""
-    try:
-        ((now, error),) = await asyncio.to_thread(
-            sql, town.stack, "select status, error from agent_executions where id = %s", run_id
-        )
-    except psycopg.OperationalError:
-        return False
-    assert now == status or now not in ENDED, f"{now} {error}\n{town.logs}"
-    return now == status

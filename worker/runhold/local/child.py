@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Child:
     def __init__(self, spec: ChildSpec, tether: asyncio.subprocess.Process) -> None:
         self.spec = spec
         self._tether = tether
+        self._pid: int | None = None
 
     @classmethod
     async def start(cls, spec: ChildSpec) -> tuple[Child, str]:
@@ -77,6 +79,8 @@ class Child:
         assert self._tether.stdout is not None
         try:
             async with asyncio.timeout(self.spec.ready_within_s):
+                pid = await self._tether.stdout.readline()
+                self._pid = int(pid) if pid else None
                 line = await self._tether.stdout.readline()
         except TimeoutError:
             raise ChildEnded(
@@ -105,6 +109,12 @@ class Child:
         """Wait until the program ends, and answer an error that tells so."""
         await self._tether.wait()
         return await self._ended("ended by itself")
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send the program a signal, if it still runs."""
+        if self.running and self._pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
     async def stop(self) -> None:
         """Stop the program and wait for its end. Stopping twice is harmless."""

@@ -45,9 +45,8 @@ SETTINGS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PostgresServer:
-    """A running server on loopback, with one password for the roles that may log in."""
+    """Where the server listens on loopback, and the one password of the roles that may log in."""
 
-    child: Child
     port: int
     password: str
 
@@ -110,11 +109,16 @@ async def start_postgres(
     *,
     log: Path,
     password: str,
-    preferred_port: int = 0,
+    port: int,
     settings: Mapping[str, str] | None = None,
-) -> PostgresServer:
-    """Start the server on a free loopback port. `settings` are added to ours. Raises ChildEnded."""
-    port = free_port(preferred_port)
+    any_port: bool = True,
+) -> tuple[Child, PostgresServer]:
+    """Start the server on this port of loopback; with `any_port` on another one if that is in use.
+
+    `settings` are added to ours. Raises ChildEnded.
+    """
+    if any_port:
+        port = free_port(port)
     for attempt in range(1, STARTS + 1):
         options = {**SETTINGS, "port": str(port), **(settings or {})}
         spec = ChildSpec(
@@ -139,11 +143,12 @@ async def start_postgres(
             text = str(error)
             if attempt == STARTS or not (LOCK_HELD in text or "Address already in use" in text):
                 raise
-            if LOCK_HELD in text:
+            if LOCK_HELD in text or not any_port:
                 await asyncio.sleep(RETRY_S)
-            port = free_port()
+            if any_port:
+                port = free_port()
         else:
-            return PostgresServer(child=child, port=port, password=password)
+            return child, PostgresServer(port=port, password=password)
     raise AssertionError("unreachable")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 from runhold.local.api import ApiDatabase, start_api
 from runhold.local.bootstrap import bootstrap
@@ -18,6 +19,7 @@ from runhold.local.child import Child
 from runhold.local.errors import StackError
 from runhold.local.lock import FolderLock, RunningStack
 from runhold.local.migrations import apply_project
+from runhold.local.part import Part
 from runhold.local.placement import Placement, check_data_folder, choose_data_folder, place
 from runhold.local.ports import LOOPBACK, free_port, require_free
 from runhold.local.postgres import SUPERUSER, PostgresServer, create_database_files, start_postgres
@@ -62,17 +64,21 @@ class StackOptions:
 class LocalStack:
     """A running stack. Its programs end with this process, however that ends.
 
-    `applied`: the migrations that this start applied.
+    `applied`: the migrations that this start applied. `postgres`, `realtime` and `api`: its parts, which may be
+    stopped and started singly.
     """
 
     def __init__(self, options: StackOptions, folder: Path, lock: FolderLock) -> None:
         self.options = options
         self.folder = folder
         self.applied: list[Migration] = []
+        self.postgres = Part(self._launch_postgres, crash=signal.SIGQUIT)
+        self.realtime = Part(self._launch_realtime, crash=signal.SIGKILL)
+        self.api = Part(self._launch_api, crash=signal.SIGKILL)
         self._lock = lock
-        self._children: list[Child] = []
         self._state: StackState | None = None
-        self._postgres: PostgresServer | None = None
+        self._server: PostgresServer | None = None
+        self._realtime_port: int | None = None
         self._url = ""
 
     @classmethod
@@ -95,27 +101,13 @@ class LocalStack:
     async def _start(self) -> None:
         if self.options.api:
             require_free(self.options.port)
-        logs = self.folder / "logs"
-        logs.mkdir(mode=0o700, exist_ok=True)
-        placement = place()
-        state = self._state = await self._prepare(placement)
-        unsafe = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-        postgres = self._postgres = await start_postgres(
-            placement,
-            Path(state.data),
-            log=logs / "postgres.log",
-            password=state.database_password,
-            preferred_port=state.database_port or DEFAULT_DATABASE_PORT,
-            settings={**({} if self.options.durable else unsafe), **self.options.postgres_settings},
-        )
-        self._children.append(postgres.child)
-        if postgres.port != state.database_port:
-            state = self._state = dataclasses.replace(state, database_port=postgres.port)
-            save_state(self.folder, state)
-        await bootstrap(self.superuser_url, state.database_password)
+        (self.folder / "logs").mkdir(mode=0o700, exist_ok=True)
+        self._state = await self._prepare(place())
+        await self.postgres.start()
+        await bootstrap(self.superuser_url, self._kept.database_password)
         project = find_project(self.options.project)
         self.applied = await apply_project(self.database_url, project, seed=self.options.seed)
-        await self._start_servers(postgres, state, logs)
+        await self._start_servers()
         self._lock.announce(
             RunningStack(
                 pid=os.getpid(),
@@ -125,43 +117,64 @@ class LocalStack:
             )
         )
 
-    async def _start_servers(self, postgres: PostgresServer, state: StackState, logs: Path) -> None:
+    async def _start_servers(self) -> None:
         """Start Realtime and the API at the same time, since each takes a while to load."""
-        realtime_port = free_port() if self.options.realtime else None
-
-        async def realtime() -> Child | None:
-            if realtime_port is None:
-                return None
-            return await start_realtime(
-                port=realtime_port, log=logs / "realtime.log", superuser_url=self.superuser_url, state=state
-            )
-
-        async def api() -> Child | None:
-            if not self.options.api:
-                return None
-            child, self._url = await start_api(
-                log=logs / "api.log",
-                port=self.options.port,
-                database=ApiDatabase(
-                    rest_url=postgres.url(API_ROLE),
-                    auth_url=postgres.url(AUTH_ROLE),
-                    catalog_url=self.database_url,
-                ),
-                realtime_url=None if realtime_port is None else f"http://{LOOPBACK}:{realtime_port}",
-                state=state,
-            )
-            return child
-
-        # In the order in which they are to be stopped from the end; one that failed has nothing to stop.
-        starting = [asyncio.create_task(realtime(), name="realtime"), asyncio.create_task(api(), name="api")]
+        if self.options.realtime:
+            self._realtime_port = free_port()
+        wanted = {self.realtime: self.options.realtime, self.api: self.options.api}
+        starting = [asyncio.create_task(part.start()) for part, wants in wanted.items() if wants]
         try:
             await asyncio.gather(*starting)
         finally:
             for task in starting:
                 task.cancel()
-            for outcome in await asyncio.gather(*starting, return_exceptions=True):
-                if isinstance(outcome, Child):
-                    self._children.append(outcome)
+            await asyncio.gather(*starting, return_exceptions=True)
+
+    async def _launch_postgres(self) -> Child:
+        state = self._kept
+        unsafe = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+        child, self._server = await start_postgres(
+            place(),
+            Path(state.data),
+            log=self._log("postgres"),
+            password=state.database_password,
+            port=state.database_port or DEFAULT_DATABASE_PORT,
+            any_port=self._server is None,
+            settings={**({} if self.options.durable else unsafe), **self.options.postgres_settings},
+        )
+        if self._server.port != state.database_port:
+            self._state = dataclasses.replace(state, database_port=self._server.port)
+            save_state(self.folder, self._state)
+        return child
+
+    async def _launch_realtime(self) -> Child:
+        if self._realtime_port is None:
+            raise StackError("This stack was started without Realtime.")
+        return await start_realtime(
+            port=self._realtime_port,
+            log=self._log("realtime"),
+            superuser_url=self.superuser_url,
+            state=self._kept,
+        )
+
+    async def _launch_api(self) -> Child:
+        if not self.options.api:
+            raise StackError("This stack was started without its API.")
+        child, self._url = await start_api(
+            log=self._log("api"),
+            port=urlsplit(self._url).port or self.options.port,
+            database=ApiDatabase(
+                rest_url=self._found.url(API_ROLE),
+                auth_url=self._found.url(AUTH_ROLE),
+                catalog_url=self.database_url,
+            ),
+            realtime_url=None if self._realtime_port is None else f"http://{LOOPBACK}:{self._realtime_port}",
+            state=self._kept,
+        )
+        return child
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
 
     async def _prepare(self, placement: Placement) -> StackState:
         """The folder's state and its database files, both made now if they are not there."""
@@ -205,12 +218,12 @@ class LocalStack:
     @property
     def database_url(self) -> str:
         """Of role postgres, which owns the project's tables and is not a superuser."""
-        return self._server.url(MIGRATION_ROLE)
+        return self._found.url(MIGRATION_ROLE)
 
     @property
     def superuser_url(self) -> str:
         """Of role supabase_admin, whom users of a hosted project never get to be."""
-        return self._server.url(SUPERUSER)
+        return self._found.url(SUPERUSER)
 
     @property
     def _kept(self) -> StackState:
@@ -218,17 +231,17 @@ class LocalStack:
         return self._state
 
     @property
-    def _server(self) -> PostgresServer:
-        assert self._postgres is not None, "a started stack has its server"
-        return self._postgres
+    def _found(self) -> PostgresServer:
+        assert self._server is not None, "a started stack has its server"
+        return self._server
 
     def env(self) -> dict[str, str]:
         """The variables that workers, examples and clients read."""
         return environment_of(self._kept, self._url, self.database_url)
 
     async def wait(self) -> None:
-        """Wait for as long as every part runs; raises ChildEnded, with the last lines of its log, when one ends."""
-        watching = [asyncio.create_task(child.ended(), name=child.spec.name) for child in self._children]
+        """Wait until a part ends that nobody stopped; raises ChildEnded, with the last lines of its log."""
+        watching = [asyncio.create_task(part.ended()) for part in (self.postgres, self.realtime, self.api)]
         try:
             done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
             raise done.pop().result()
@@ -239,9 +252,8 @@ class LocalStack:
     async def stop(self) -> None:
         """Stop the API, then Realtime (whose feed must end before its server), then PostgreSQL. Twice is harmless."""
         try:
-            while self._children:
-                await self._children[-1].stop()
-                self._children.pop()
+            for part in (self.api, self.realtime, self.postgres):
+                await part.stop()
         finally:
             self._lock.release()
 

@@ -10,8 +10,8 @@ SIGKILL for its whole process group. Should the tether itself be killed, Linux d
 (`PR_SET_PDEATHSIG`).
 
 The program's output goes to the log file, written here and not by the starter, so that a starter that is busy or
-stopped never blocks the program on a full pipe. The first line of output that matches `--ready` is passed on to
-standard output.
+stopped never blocks the program on a full pipe. Standard output says the program's process number, then the first
+line of its output that matches `--ready`.
 
 The exit status is the program's own; 128 + N if signal N ended it.
 """
@@ -61,6 +61,12 @@ class Tethered:
             # This process has one thread, so running Python between fork and exec is safe here.
             preexec_fn=lambda: die_with_parent(first_stop),
         )
+        self.tell(b"%d\n" % self.program.pid)
+
+    def tell(self, line: bytes) -> None:
+        """Say a line to the starter, who may be gone already; then its end of stdin says so too."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), line)
 
     def take_output(self, data: bytes) -> None:
         """Log what the program said and pass the ready line on."""
@@ -72,9 +78,7 @@ class Tethered:
         for line in lines:
             if self.ready.search(line):
                 self.ready = None
-                # The starter may be gone already; then its end of stdin says so too.
-                with contextlib.suppress(BrokenPipeError):
-                    os.write(sys.stdout.fileno(), line + b"\n")
+                self.tell(line + b"\n")
                 return
 
     def stop_next(self) -> None:

@@ -1,6 +1,8 @@
 // What the API knows of the schema, read once and again when the database says that it changed.
 
 import { createPostgresConnection } from "@supabase/lite/postgres";
+import { driverOptions, givePool } from "./database.mjs";
+import { ConnectionError } from "./errors.mjs";
 
 const FUNCTIONS = `
 select
@@ -36,12 +38,13 @@ const parseSettings = (texts) =>
 /** Connected as the owner of the project's tables, to whom nothing of them is hidden. */
 export class Catalog {
   #connection;
+  #pool;
   #schemas;
   #known = {};
 
   constructor(url, schemas) {
-    // One connection to read with; listening takes another one of its own.
-    this.#connection = createPostgresConnection({ url, postgresOptions: { max: 2, onnotice() {} } });
+    this.#connection = createPostgresConnection({ url, postgresOptions: driverOptions({}, "runhold-api catalog") });
+    this.#pool = givePool(this.#connection, 1); // listening takes another connection, of its own
     this.#schemas = schemas;
   }
 
@@ -59,13 +62,18 @@ export class Catalog {
 
   /** Lite's picture of tables, columns, keys and functions. */
   introspection() {
-    return this.#once("introspection", () => this.#connection.introspect({ useCache: false }));
+    return this.#once("introspection", async () => {
+      const found = await this.#connection.introspect({ useCache: false });
+      // Without a database lite finds an empty schema, and would answer 404 to all until the schema changes.
+      if (!found.timezones) throw new ConnectionError("PGRST002", new Error("The schema could not be read."));
+      return found;
+    });
   }
 
   /** The functions of the exposed schemas of this name; an array of overloads. */
   async functions(name) {
     const functions = await this.#once("functions", async () => {
-      const rows = await this.#connection.driver.unsafe(FUNCTIONS, [this.#schemas]);
+      const rows = await this.#pool.unsafe(FUNCTIONS, [this.#schemas]);
       const byName = new Map();
       for (const row of rows) {
         const known = { ...row, settings: parseSettings(row.settings) };
@@ -89,7 +97,7 @@ export class Catalog {
   /** Settings that `alter role … set` gave the role, such as its statement_timeout. */
   async roleSettings(role) {
     const settings = await this.#once("roles", async () => {
-      const rows = await this.#connection.driver.unsafe(ROLE_SETTINGS);
+      const rows = await this.#pool.unsafe(ROLE_SETTINGS);
       return new Map(rows.map((row) => [row.role, parseSettings(row.settings)]));
     });
     return settings.get(role) ?? {};

@@ -7,29 +7,31 @@ import { PostgresJSDialect } from "kysely-postgres-js";
 import { contextSettings, contextStatement } from "./context.mjs";
 import { selfDescribing } from "./errors.mjs";
 import { unmarkParameter } from "./marks.mjs";
+import { Pool } from "./pool.mjs";
 import { exactTypes } from "./types.mjs";
 
-export const POOL_SIZE = 20;
+const POOL_SIZE = 20;
+const AUTH_POOL_SIZE = 4;
 
 /** The HTTP request being served: `{ method, path, headers }`, for `current_setting('request.…')`. */
 export const currentRequest = new AsyncLocalStorage();
 
 const silent = () => {};
 
-/** Options of every connection pool here. */
-export const driverOptions = (max, types) => ({
-  max,
+/** Options of every connection here. */
+export const driverOptions = (types, name = "runhold-api") => ({
   types,
   onnotice: silent,
-  connection: { application_name: "runhold-api", TimeZone: "UTC" },
+  backoff: () => 0.25,
+  connection: { application_name: name, TimeZone: "UTC" },
 });
 
 /** Connected as authenticator, who owns nothing and becomes anon, authenticated or service_role for each request. */
 export class RestConnection extends PostgresConnection {
   constructor({ url, catalog }) {
-    super({ url, postgresOptions: driverOptions(POOL_SIZE, exactTypes) });
+    super({ url, postgresOptions: driverOptions(exactTypes) });
     this.catalog = catalog;
-    this.kysely = new Kysely({ dialect: new PostgresJSDialect({ postgres: unmarking(this.driver) }) });
+    this.pool = givePool(this, POOL_SIZE, unmarkParameter);
   }
 
   // Lite introspects as the role that serves requests, and information_schema hides from it what it has no right to.
@@ -69,17 +71,23 @@ export class RestConnection extends PostgresConnection {
 
 /** Connected as the owner of schema auth. Auth reads its JSON itself, so its values stay JavaScript's. */
 export function createAuthConnection(url, types) {
-  return createPostgresConnection({ url, postgresOptions: driverOptions(4, types) });
+  const connection = createPostgresConnection({ url, postgresOptions: driverOptions(types) });
+  givePool(connection, AUTH_POOL_SIZE);
+  return connection;
 }
 
-/** The pool as Kysely's dialect sees it, with marked parameters made exact on their way to the server. */
-function unmarking(driver) {
+/** Let a connection of lite's send its queries through a pool of ours, which is answered. */
+export function givePool(connection, max, exact = (parameter) => parameter) {
+  const pool = new Pool(connection.driver.options, max);
   const reserve = async () => {
-    const reserved = await driver.reserve();
+    const reserved = await pool.reserve();
     return {
-      unsafe: (text, parameters) => reserved.unsafe(text, parameters.map(unmarkParameter)),
+      unsafe: (text, parameters) => reserved.unsafe(text, parameters.map(exact)),
       release: () => reserved.release(),
     };
   };
-  return Object.assign(silent.bind(), { reserve, end: () => driver.end() });
+  // The dialect knows postgres.js by being a function.
+  const driver = Object.assign(silent.bind(), { reserve, end: () => connection.driver.end() });
+  connection.kysely = new Kysely({ dialect: new PostgresJSDialect({ postgres: driver }) });
+  return pool;
 }

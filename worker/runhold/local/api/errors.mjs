@@ -38,13 +38,30 @@ const STATUS_OF_CLASS = {
 
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 
-/** Whether the error is one that PostgreSQL sent. */
+const CONNECTION_MESSAGES = {
+  PGRST000: "Database connection error. Retrying the connection.",
+  PGRST001: "Database client error. Retrying the connection.", // it was lost, and nobody knows what was done
+  PGRST002: "Could not query the database for the schema cache. Retrying.",
+};
+
+/** There is no database just now. */
+export class ConnectionError extends Error {
+  constructor(code, cause) {
+    super(CONNECTION_MESSAGES[code]);
+    this.code = code;
+    this.detail = cause.message;
+  }
+}
+
+/** Whether the error is one that PostgreSQL sent, or the lack of a connection to it. */
 export function isDatabaseError(error) {
+  if (error instanceof ConnectionError) return true;
   return typeof error?.code === "string" && SQLSTATE.test(error.code) && error.name === "PostgresError";
 }
 
 /** PostgREST's HTTP status for a SQLSTATE. What it does not list is the client's fault: 400. */
 export function statusOf(code, role) {
+  if (code in CONNECTION_MESSAGES) return 503;
   if (code === "42501") return role === "anon" ? 401 : 403;
   const chosen = /^PT([2-5]\d\d)$/.exec(code);
   if (chosen) return Number(chosen[1]);

@@ -15,12 +15,12 @@ const PLAIN_HEADERS = /^(\*\/\*|application\/json)?$/;
 /** Calls functions of the exposed schemas. */
 export class Rpc {
   #catalog;
-  #driver;
+  #pool;
   #statements = new WeakMap();
 
-  constructor(catalog, driver) {
+  constructor(catalog, pool) {
     this.#catalog = catalog;
-    this.#driver = driver;
+    this.#pool = pool;
   }
 
   /**
@@ -70,7 +70,7 @@ export class Rpc {
    * and the body a parameter. All are waited for, so that the next request finds the connection at rest.
    */
   async #run(called, settings, statement, text) {
-    const connection = await this.#driver.reserve();
+    const connection = await this.#pool.reserve();
     try {
       const outcomes = await Promise.allSettled([
         connection.unsafe(`begin${called.volatile ? "" : " read only"}; ${contextStatement(settings)}`),

@@ -5,6 +5,7 @@
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
 //   catalog.mjs   schema changes are noticed                            lite.mjs              JSON of requests
 //   keys.mjs      who is calling, broken tokens                         tokens.mjs            what a user's token says
+//   pool.mjs      crashes of PostgreSQL
 //
 // The configuration comes in the environment, as JSON in RUNHOLD_API. Says `api ready on http://127.0.0.1:PORT`.
 
@@ -12,6 +13,7 @@ import { createServer } from "node:http";
 import { App } from "@supabase/lite";
 import { Catalog } from "./catalog.mjs";
 import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
+import { bodyOf, ConnectionError, statusOf } from "./errors.mjs";
 import { forwardRequest, forwardUpgrade } from "./forward.mjs";
 import { Keys, refuseMalformed } from "./keys.mjs";
 import { exactBody } from "./lite.mjs";
@@ -63,7 +65,7 @@ const auth = new App({
   connection: createAuthConnection(options.authUrl, authTypes),
   options: { server: serverOptions },
 });
-const rpc = new Rpc(catalog, rest.connection.driver);
+const rpc = new Rpc(catalog, rest.connection.pool);
 const keys = new Keys(options);
 
 const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }, (incoming, outgoing) => {
@@ -73,6 +75,7 @@ const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0
     return;
   }
   serve(incoming, outgoing).catch((error) => {
+    if (error instanceof ConnectionError) return send(outgoing, statusOf(error.code), JSON.stringify(bodyOf(error)));
     console.error(error);
     if (!outgoing.headersSent) send(outgoing, 500, JSON.stringify({ message: "The local API failed; see api.log." }));
     else outgoing.destroy();
@@ -111,6 +114,7 @@ async function serve(incoming, outgoing) {
     const answer = caller && (await rpc.call(name, request, text, caller));
     if (answer) return send(outgoing, answer.status, answer.body, answer.headers);
   }
+  await catalog.introspection(); // if that is not possible, lite's answer would not say so
   const isJson = /^application\/(json|vnd\.pgrst\.object\+json)/.test(incoming.headers["content-type"] ?? "");
   const body = text && isJson ? await exactBody(url.pathname, text, catalog) : text;
   return currentRequest.run(request, () => answerByLite(rest, incoming, outgoing, url, body, unmarkJson));
@@ -172,13 +176,6 @@ async function stop() {
 }
 
 process.on("SIGTERM", stop);
-
-// The driver writes to its socket a moment later, and after a crash of PostgreSQL the socket may be gone by then. It has
-// refused the queries of that connection already and opens another one: no reason for this server to end.
-process.on("uncaughtException", (error) => {
-  console.error(error);
-  if (!(error instanceof TypeError && /\bnextWrite\b/.test(error.stack))) process.exit(1);
-});
 
 await Promise.all([catalog.listen(), catalog.introspection(), rest.init(), auth.init()]);
 server.listen(options.port, "127.0.0.1", () => {
