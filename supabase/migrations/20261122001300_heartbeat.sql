@@ -43,12 +43,14 @@ begin atomic
   select runhold.worker_heartbeat(worker_id, held, last_seq);
 end;
 
+-- Every release gives the attempt back but one: a run given up because it made no progress would do so everywhere, for ever.
 create function runhold.worker_release(p_worker_id uuid, p_execution_ids uuid[], p_reason text) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   perform runhold.set_actor('worker', p_worker_id);
-  return jsonb_build_object('released', runhold.requeue_held(p_worker_id, coalesce(p_execution_ids, '{}'), coalesce(p_reason, 'released'), false));
+  return jsonb_build_object('released', runhold.requeue_held(p_worker_id, coalesce(p_execution_ids, '{}'), coalesce(p_reason, 'released'),
+    p_reason is not distinct from 'no progress'));
 end;
 $$;
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 from test_state_machine import STATES, a_run_that_is
-from world import World, call, refused, step
+from world import Row, Worker, World, call, refused, result, step
 
 CANCELLED_AT_ONCE = ("pending", "awaiting_review")
 
@@ -98,6 +98,92 @@ def test_cancelled_run_whose_worker_is_lost_ends_cancelled(world: World) -> None
     world.sweep()
     row = world.run(run["id"])
     assert (row["status"], row["error_detail"]["reason"]) == ("cancelled", "enough")
+
+
+def acknowledged(world: World, run_id: str) -> dict[str, Any]:
+    """What a cancelled run says, without when it was asked."""
+    detail = dict(world.run(run_id)["error_detail"])
+    assert detail.pop("requested_at") is not None
+    return detail
+
+
+def three_calls(world: World, worker: Worker, user: str) -> Row:
+    """A run with a call that has finished, and two that run."""
+    run = world.running(worker, user)
+    worker.record(
+        run,
+        steps=[step(1, worker.definition)],
+        calls=[
+            call(1, 0, "look", "read", "succeeded"),
+            call(1, 1, "save", "idempotent", "running"),
+            call(1, 2, "send", "unsafe", "running"),
+        ],
+    )
+    return run
+
+
+@pytest.mark.parametrize("how", ["record", "completed", "failed", "forgotten", "goodbye", "release"])
+def test_every_way_to_a_cancelled_run_says_what_had_happened(world: World, how: str) -> None:
+    worker, user = world.worker(), world.person()
+    world.at(0)
+    run = three_calls(world, worker, user)
+    world.at(1)
+    answer = cancel(world, user, run["id"], "enough")
+    assert answer == {"id": run["id"], "status": "running", "cancel_requested": True}
+    world.at(2)
+    worker.record(run, results=[result(1, 1)])
+    said: dict[str, Any] = {}
+    if how == "record":
+        worker.end(run, "cancelled", detail={"step": 1, "finished_after_request": ["as the worker saw it"]})
+        said = {"finished_after_request": ["as the worker saw it"]}
+    elif how == "completed":
+        worker.end(run, "completed", result={"n": 1})
+        said = {"result": {"n": 1}}
+    elif how == "failed":
+        worker.end(run, "failed", error="TOOL_FAILED", detail={"message": "no", "step": 1})
+        said = {"error": "TOOL_FAILED", "message": "no"}
+    elif how == "forgotten":
+        worker.heartbeat([])
+    elif how == "goodbye":
+        worker.stop(draining=False)
+    else:
+        worker.release(run)
+    assert world.status(run["id"]) == "cancelled"
+    assert acknowledged(world, run["id"]) == {
+        "reason": "enough",
+        "step": 1,
+        "finished": ["look"],
+        "finished_after_request": ["save"],
+        "unknown": ["send"],
+        **said,
+    }
+    again = cancel(world, user, run["id"])
+    assert again["detail"] == world.run(run["id"])["error_detail"]
+
+
+def test_run_that_waits_says_at_once_what_had_happened(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = three_calls(world, worker, user)
+    worker.release(run)
+    assert world.status(run["id"]) == "awaiting_review"
+    answer = cancel(world, user, run["id"])
+    assert answer["detail"] == world.run(run["id"])["error_detail"]
+    assert acknowledged(world, run["id"]) == {
+        "step": 1,
+        "finished": ["look"],
+        "finished_after_request": [],
+        "unknown": ["send"],
+    }
+
+
+def test_reason_is_that_of_the_last_cancel(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    cancel(world, user, run["id"], "old")
+    world.sql("update agent_executions set cancel_requested_at = null")  # as a retry does
+    cancel(world, user, run["id"], "new")
+    worker.heartbeat([])
+    assert acknowledged(world, run["id"])["reason"] == "new"
 
 
 def test_strangers_learn_nothing_and_wait_for_nothing(world: World) -> None:

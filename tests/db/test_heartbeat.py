@@ -31,6 +31,39 @@ def test_dead_worker_is_told_to_register(world: World) -> None:
         worker.heartbeat()
 
 
+@pytest.mark.parametrize(("reason", "ends"), [("no progress", True), ("shutdown", False)])
+def test_run_that_gets_stuck_everywhere_ends(world: World, reason: str, ends: bool) -> None:
+    worker = world.worker()
+    run_id = world.submit(world.person())
+    for _ in range(3):
+        (run,) = worker.claim()
+        assert worker.release(run, reason=reason) == {"released": 1}
+    row = world.run(run_id)
+    if ends:
+        assert (row["status"], row["error"], row["attempt"]) == ("failed", "WORKER_LOST", 3)
+        assert row["error_detail"]["used"] == 3
+    else:
+        assert (row["status"], row["attempt"]) == ("pending", 0)
+
+
+def test_run_that_its_workers_do_not_survive_ends_unless_it_gets_on(world: World) -> None:
+    worker = world.worker()
+    run_id = world.submit(world.person())
+
+    def lose(*, after_a_step: bool = False) -> int:
+        (run,) = worker.claim()
+        if after_a_step:
+            worker.record(run, steps=[step(1, worker.definition)])
+        worker.heartbeat([])
+        return run["attempt"]
+
+    assert [lose(), lose(), lose(after_a_step=True)] == [1, 2, 3]
+    assert world.status(run_id) == "pending"  # with the step the count began anew
+    assert [lose(), lose()] == [2, 3]
+    row = world.run(run_id)
+    assert (row["status"], row["error"], row["step_count"]) == ("failed", "WORKER_LOST", 1)
+
+
 def test_heartbeat_says_what_was_cancelled(world: World) -> None:
     worker, user = world.worker(), world.person()
     one, two = world.running(worker, user), world.running(worker, user)

@@ -61,7 +61,7 @@ def test_clock_that_was_set_back_does_not_silence_the_wake_ups(world: World) -> 
     assert len(sent(world, "runhold:workers")) == 2
 
 
-@pytest.mark.parametrize("what", ["cancel", "release", "decision", "enabled"])
+@pytest.mark.parametrize("what", ["cancel", "release", "decision", "enabled", "retry", "fork"])
 def test_workers_are_woken_by(world: World, what: str) -> None:
     worker, reviewer, user = world.worker(), world.reviewer(), world.person()
     if what == "decision":
@@ -70,14 +70,28 @@ def test_workers_are_woken_by(world: World, what: str) -> None:
         world.decide(reviewer, review["id"])
     else:
         run = world.running(worker, user)
+        if what in ("retry", "fork"):
+            worker.end(run, "failed", error="MODEL_ERROR")
         forget(world)
-        if what == "cancel":
+        if what == "retry":
+            world.user(user, "select agent_retry(%s)", run["id"])
+        elif what == "fork":
+            world.user(user, "select agent_fork(%s, 1)", run["id"])
+        elif what == "cancel":
             world.user(user, "select agent_cancel(%s)", run["id"])
         elif what == "release":
             worker.release(run)
         else:
             world.configure(enabled=True)
     assert sent(world, "runhold:workers") == [("runhold:workers", "wake", {})]
+
+
+def test_message_wakes_nobody_as_the_run_is_claimed_or_queued_already(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    forget(world)
+    world.user(user, "select agent_send(%s, 'Shorter.')", run["id"])
+    assert sent(world) == []
 
 
 def test_steps_and_results_wake_nobody(world: World) -> None:

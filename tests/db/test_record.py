@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -313,6 +314,85 @@ def test_late_results_need_the_last_fence(world: World) -> None:
     two.end(again, "failed", error="TOOL_FAILED")
     assert one.record(run, results=[result(1, 0)])["verdict"] == "fenced"
     assert world.calls(run["id"])[0]["status"] == "pending"
+
+
+def test_what_was_spent_is_counted_after_the_end_and_nothing_else_changes(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    worker.end(run, "failed", error="TOOL_FAILED", detail={"message": "no"})
+    before = world.run(run["id"])
+    verdict = worker.record(
+        run,
+        steps=[step(1, worker.definition, cost_usd=0.5)],
+        calls=[
+            call(1, 0, "look", "read", "succeeded", output="seen"),
+            call(1, 1, "send", "unsafe", "running"),
+            call(1, 2, "send", "unsafe", "awaiting_review"),
+        ],
+        reviews=[question(1, 2)],
+        state={"x": 1},
+        active_ms=700,
+        transition={"to": "completed", "result": 1},
+    )
+    assert verdict["verdict"] == "ok"
+    after = world.run(run["id"])
+    changed = {
+        "recorded_seq": 2,
+        "step_count": 1,
+        "token_count": 10,
+        "input_tokens": 10,
+        "cost_usd": Decimal("0.5"),
+        "tool_call_count": 1,
+        "active_ms": 700,
+        "updated_at": after["updated_at"],
+    }
+    assert after == {**before, **changed}
+    assert [(c["status"], c["tool_output"]) for c in world.calls(run["id"])] == [("succeeded", "seen")]
+    assert world.reviews(run["id"]) == []
+    assert world.one("select count(*) from agent_steps") == 1
+
+
+@pytest.mark.parametrize("to", ["completed", "cancelled"])
+def test_ended_run_keeps_its_result_and_detail_when_something_comes_late(world: World, to: str) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    worker.end(run, to, result={"n": 1} if to == "completed" else None, detail={"step": 0})
+    before = world.run(run["id"])
+    assert worker.record(run, active_ms=5)["verdict"] == "ok"
+    after = world.run(run["id"])
+    assert [after[c] for c in ("status", "result", "error_detail")] == [
+        before[c] for c in ("status", "result", "error_detail")
+    ]
+
+
+# ------------------------------------------------------------------------------------------- an answer that was lost
+
+
+def test_intents_that_were_stopped_are_stopped_again(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user, limits={"max_tokens": 5})
+    entry = worker.entry(
+        run, steps=[step(1, worker.definition)], calls=[call(1, 0, "send", "unsafe", "running")]
+    )
+    first = worker.record_all([entry])
+    assert (first[0]["verdict"], first[0]["code"]) == ("stop", "MAX_TOKENS_EXCEEDED")
+    assert worker.record_all([entry]) == first
+    world.user(user, "select agent_cancel(%s)", run["id"])
+    assert worker.record_all([entry])[0]["code"] == "CANCELLED"
+    assert world.calls(run["id"]) == []
+    assert world.run(run["id"])["step_count"] == 1
+
+
+def test_pause_that_did_not_hold_is_answered_continue_again(world: World) -> None:
+    worker, user, reviewer = world.worker(), world.person(), world.reviewer()
+    run = world.running(worker, user)
+    world.gate(worker, run)
+    world.decide(reviewer, world.open_reviews(run["id"])[0]["id"])
+    entry = worker.entry(run, transition={"to": "awaiting_review"})
+    first = worker.record_all([entry])
+    assert first[0]["verdict"] == "continue"
+    assert worker.record_all([entry]) == first
+    assert world.status(run["id"]) == "running"
 
 
 # ----------------------------------------------------------------------------------------------------- transitions
