@@ -102,7 +102,6 @@ async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(t
     town.let_go("u")
 
 
-@pytest.mark.realtime
 async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_storm(town: Town) -> None:
     """Two workers, runs in every state, and a database that nobody reaches for longer than all leases."""
     lease_s = 2.0
@@ -122,7 +121,7 @@ async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_
             await town.holding(name)
         proxy.asked.clear()
         began = time.monotonic()
-        with suspended(pid_of(town.stack, "API")):
+        async with town.stack.api.frozen():
             waiting = asyncio.gather(
                 *(eventually(lambda w=w: "the lease is lost" in w.log, "a lost lease") for w in workers)
             )
@@ -141,6 +140,7 @@ async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_
         leases = (time.monotonic() - began) / lease_s
         sweeps = proxy.asked["agent_sweep"]
     reasons = sql(town.stack, "select data ->> 'reason' from agent_events where kind = 'requeued'")
+    print(f"{sweeps} sweeps in {leases:.1f} leases, requeued {Counter(reason for (reason,) in reasons)}")
     assert {reason for (reason,) in reasons} <= {"lease_lost", "worker_lost", "forgotten"}
     effects = Counter((kind, text) for kind, text in town.ledger if kind in ("send", "hold"))
     assert effects["send", "ada: hello"] == 1
@@ -151,6 +151,7 @@ async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_
     assert all("Traceback" not in worker.log for worker in workers)
 
 
+@pytest.mark.realtime
 async def test_runs_start_by_polling_while_realtime_hangs_and_by_push_when_it_is_back(town: Town) -> None:
     worker = town.worker(lease_s=2)
     user = await town.person()
