@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -20,6 +21,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TEMPLATE = "runhold_template"
 _numbers = itertools.count(1)
+
+POLL_S = "0.1"
+"""Between polls of workers without Realtime: as often as wake-ups may come, so that tests take as long as with it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-realtime", action="store_true", help="worker processes poll instead of listening")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--no-realtime"):
+        os.environ.update(RUNHOLD_REALTIME="0", RUNHOLD_POLL=POLL_S)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--no-realtime"):
+        for item in items:
+            if item.get_closest_marker("realtime"):
+                item.add_marker(pytest.mark.skip(reason="about a worker's Realtime, which is off"))
 
 
 @pytest.fixture(scope="session")

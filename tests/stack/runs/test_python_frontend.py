@@ -32,6 +32,7 @@ def private(client: AsyncClient, topic: str) -> Any:
     return client.channel(topic, {"config": {"private": True, "broadcast": None, "presence": None}})
 
 
+@pytest.mark.realtime  # progress comes from the worker
 async def test_owner_hears_of_their_run_and_reviewers_of_their_reviews(town: Town) -> None:
     town.worker()
     user, reviewer = await town.person(), await town.reviewer()
