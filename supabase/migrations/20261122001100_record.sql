@@ -433,9 +433,9 @@ begin
       result = case when u.target = 'completed' then coalesce(u.transition -> 'result', 'null') when u.target is null then x.result end,
       error = case when u.target = 'failed' then coalesce(u.transition ->> 'error', 'INTERNAL_ERROR') when u.target is null then x.error end,
       error_detail = case
-        -- the worker knows best what came when; what it does not say is told from the rows
+        -- the rows know what came when; the worker only when it heard of the cancel, which may have been seconds later
         when u.target = 'cancelled' then runhold.compact(
-          runhold.cancel_detail(x) || coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || jsonb_build_object(
+          coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || runhold.cancel_detail(x) || jsonb_build_object(
             'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error'))
         when u.target in ('failed', 'completed') then nullif(u.transition -> 'detail', 'null')
         when u.target is null then x.error_detail end
@@ -513,7 +513,7 @@ begin
       p_entries[i].verdict := 'continue';
     end if;
     -- the same for a message: whoever sends one holds the run's row, and finds it ended or is heard here
-    if p_entries[i].verdict = 'ok' and runhold.is_unheard(p_entries[i]) then
+    if p_entries[i].verdict = 'ok' and p_entries[i].body ? 'transition' and runhold.is_unheard(p_entries[i]) then
       p_entries[i].verdict := 'continue';
     end if;
   end loop;

@@ -18,6 +18,8 @@ People = tuple[str, str]
 @pytest.fixture(autouse=True)
 def _count_anew() -> None:
     letters.SENT.clear()
+    letters.HOLDING.clear()
+    letters.GO.clear()
 
 
 def submit(runhold: Runhold, wish: str) -> str:

@@ -86,8 +86,8 @@ def disable(
         if as_json:
             print_json(answer)
             return
-        ended = f" {failed} waiting runs were ended." if fail_pending else ""
-        waits = f" {answer['pending']} wait in the queue." if answer["pending"] else ""
+        ended = f" {_runs(failed, 'was', 'were')} ended." if fail_pending else ""
+        waits = f" {_runs(answer['pending'], 'stays', 'stay')} in the queue." if answer["pending"] else ""
         say(f"{plain(agent_type)} is disabled: nothing new of it starts.{ended}{waits}")
 
     asyncio.run(work())
@@ -111,6 +111,10 @@ def enable(agent_type: Type, service: AsService = False, as_json: AsJson = False
             say(f"{plain(agent_type)} is enabled.")
 
     asyncio.run(work())
+
+
+def _runs(count: int, one: str, many: str) -> str:
+    return f"1 waiting run {one}" if count == 1 else f"{count} waiting runs {many}"
 
 
 @asynccontextmanager
