@@ -1,4 +1,7 @@
-"""The guide docs/guides/testing-agents.md tells the truth: its blocks run, in their order."""
+"""The guide docs/guides/testing-agents.md tells the truth: its blocks run, in their order.
+
+Those that need a stack are run by tests/chaos/test_guide.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(GUIDE.read_text(encoding="utf-8")) if found == language]
+    page, _, _ = GUIDE.read_text(encoding="utf-8").partition("\n## Kill it\n")
+    return [text for found, text in BLOCK.findall(page) if found == language]
 
 
 async def test_the_python_blocks_run() -> None:

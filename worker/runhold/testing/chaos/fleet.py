@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from runhold.testing.chaos.effects import Effects
 from runhold.testing.chaos.mail import ChaosMailbox
+from runhold.testing.chaos.patience import eventually
 from runhold.testing.chaos.points import Points
 from runhold.testing.chaos.proxy import Proxy
 from runhold.testing.chaos.workers import ForkServer, WorkerProcess
@@ -76,6 +77,18 @@ class Fleet:
         self.proxies[name] = proxy
         proxy.victim = self.points.victims[name] = worker
         return worker
+
+    async def ready(self) -> None:
+        """Wait until every worker has registered: from then on the database knows the agents.
+
+        :raises AssertionError: one has not; its log says why.
+        """
+        for worker in self.working:
+            await eventually(
+                lambda worker=worker: "worker ready" in worker.log or not worker.running, worker.name
+            )
+            if not worker.running:
+                raise AssertionError(f"{worker.name} has ended.\n{worker.log_tail}")
 
     def keep(self, count: int) -> None:
         """From now on so many workers work: whoever is killed or suspended is replaced at once."""
