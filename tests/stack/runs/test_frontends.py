@@ -78,6 +78,8 @@ async def test_blocks_of_the_frontends_guide_run_as_they_stand(town: Town, tmp_p
         + 'if (open.length !== 1) throw new Error("the reviewer found " + open.length)\n'
         + 'if (!timeline.length) throw new Error("no timeline")\n'
         + 'if (!cancelled.id) throw new Error("no answer to the cancel")\n'
+        + 'if (!message.id || again.forked_from !== run.id) throw new Error("no fork to talk to")\n'
+        + 'if (refusal.code !== "RH018") throw new Error("no refusal but " + JSON.stringify(refusal))\n'
         + 'if (health.runs < 1) throw new Error("no health")\n'
         + "await goodbye()\n",
         encoding="utf-8",
