@@ -23,8 +23,11 @@ AGENT = Agent(type="one", model="m", instructions="x")
 class Port:
     """Answers with the given failures, one by one, then well."""
 
-    def __init__(self, *failures: Exception, schema_version: int = SCHEMA_VERSION) -> None:
+    def __init__(
+        self, *failures: Exception, schema_version: int = SCHEMA_VERSION, leases_ms: Sequence[int] = ()
+    ) -> None:
         self.failures = list(failures)
+        self.leases_ms = list(leases_ms)
         self.schema_version = schema_version
         self.ids: list[UUID] = []
 
@@ -32,7 +35,10 @@ class Port:
         self.ids.append(worker.id)
         if self.failures:
             raise self.failures.pop(0)
-        return Registration(definitions={"one": uuid4()}, lease_ms=1000, schema_version=self.schema_version)
+        lease_ms = self.leases_ms.pop(0) if self.leases_ms else 60_000
+        return Registration(
+            definitions={"one": uuid4()}, lease_ms=lease_ms, schema_version=self.schema_version
+        )
 
 
 async def registered(port: Port, *, first: bool) -> Registered | None:
@@ -70,7 +76,17 @@ async def test_a_registration_whose_answer_was_lost_is_repeated_under_its_id_unt
     came = await registered(port, first=False)
     first, second, third, fourth = port.ids
     assert first == second == third != fourth
-    assert came is not None and came.worker_id == fourth
+    assert came is not None
+    assert came.worker_id == fourth
+
+
+async def test_a_lease_that_was_over_when_the_answer_came_is_asked_for_again() -> None:
+    port = Port(leases_ms=[0, 0])
+    came = await registered(port, first=False)
+    assert came is not None
+    assert not came.lease.is_lost
+    assert len(port.ids) == 3
+    assert len(set(port.ids)) == 1
 
 
 async def test_a_refusal_that_will_last_ends_it() -> None:
