@@ -43,6 +43,8 @@ def test_there_are_these_files() -> None:
         "health",
         "queue",
         "realtime_postgres_changes",
+        "reviews_waiting",
+        "spend_by_user",
         "stuck",
         "workers",
     }
@@ -164,3 +166,35 @@ def test_postgres_changes_publishes_what_clients_follow(fresh_world: World) -> N
         "select tablename from pg_publication_tables where pubname = 'supabase_realtime' order by 1"
     )
     assert [row["tablename"] for row in published] == ["agent_executions", "agent_reviews"]
+
+
+def test_spend_by_user(fresh_world: World) -> None:
+    world = fresh_world
+    worker, thrifty, spender = world.worker(), world.person(), world.person()
+    for user, cost, end in ((spender, 3, "completed"), (spender, 1, "failed"), (thrifty, 1, "completed")):
+        claimed = world.running(worker, user)
+        worker.record(claimed, steps=[step(1, worker.definition, cost_usd=cost)])
+        worker.end(claimed, end, **({"error": "TOOL_FAILED"} if end == "failed" else {"result": {}}))
+    first, second = run(world, "spend_by_user")
+    assert (first["who"], first["runs"], first["tokens"], first["usd"]) == (
+        f"{spender}@example.org",
+        2,
+        40,
+        4,
+    )
+    assert (first["usd_per_completion"], first["failed_usd"]) == (4, 1)
+    assert (float(first["share"]), float(second["share"])) == (0.8, 0.2)
+
+
+def test_reviews_waiting(fresh_world: World) -> None:
+    world = fresh_world
+    worker, user = world.worker(), world.person()
+    _, (review,) = world.paused(worker, user)
+    (row,) = run(world, "reviews_waiting")
+    assert (row["review_id"], row["approvals"], row["deciders"]) == (review["id"], "0 of 1", 0)
+    world.appoint(user)  # about their own run they decide nothing
+    world.reviewer(agent_type="writer")
+    world.reviewer(agent_type="writer", tool_name="another")
+    assert run(world, "reviews_waiting")[0]["deciders"] == 1
+    world.sql("update agent_types set allow_self_review = true")
+    assert run(world, "reviews_waiting")[0]["deciders"] == 2

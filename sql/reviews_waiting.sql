@@ -1,0 +1,29 @@
+-- What waits for people, for how long, and who could decide it?
+--
+-- Columns: one row per open review, oldest first: waits, since it was asked; expires_in, null without a limit; what it is
+-- about; approvals, given of needed; deciders, how many people may decide it, the run's owner only where the agent type allows
+-- it (allow_self_review).
+-- Cost: reads the open reviews by index; milliseconds at thousands.
+-- Bad answer: deciders is 0 → nobody may decide this, the run waits until it expires: sql/appoint_reviewer.sql. waits of hours →
+-- tell the reviewers, or set agent_types.review_ttl and review_on_expiry.
+
+select date_trunc('second', now() - r.requested_at) as waits,
+       date_trunc('second', r.expires_at - now()) as expires_in,
+       r.agent_type,
+       r.tenant_id,
+       r.kind,
+       r.tool_name,
+       r.summary,
+       r.approvals_given || ' of ' || r.approvals_needed as approvals,
+       t.allow_self_review::integer + (
+         select count(distinct p.user_id) from runhold.reviewers p
+         where p.user_id <> r.user_id
+           and (p.tenant_id is null or p.tenant_id = r.tenant_id)
+           and (p.agent_type is null or p.agent_type = r.agent_type)
+           and (p.tool_name is null or p.tool_name = r.tool_name)) as deciders,
+       r.execution_id,
+       r.id as review_id
+from public.agent_reviews r join public.agent_types t on t.name = r.agent_type
+where r.status = 'pending'
+order by r.requested_at
+limit 200;
