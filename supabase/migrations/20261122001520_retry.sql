@@ -23,8 +23,7 @@ begin
     where l.code = p_execution.error
       -- nothing is left, or what is left was too little for the next call and is no more now
       and (l.used >= (v_limits ->> l.name)::numeric
-        or (p_execution.error_detail ->> 'limit' = l.name
-            and jsonb_typeof(p_execution.error_detail -> 'allowed') = 'number'
+        or (jsonb_typeof(p_execution.error_detail -> 'allowed') = 'number'
             and (v_limits ->> l.name)::numeric <= (p_execution.error_detail ->> 'allowed')::numeric)));
 end;
 $$;

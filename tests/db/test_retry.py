@@ -188,13 +188,14 @@ def test_owner_stays_within_the_types_limits(world: World) -> None:
 def test_operators_go_beyond_the_types_limits_for_this_run_alone(world: World, who: str) -> None:
     worker, user = world.worker(), world.person()
     run_id = failed(world, worker, user, limits={"max_tokens": 100})
-    widened = {"max_steps": 50, "max_tokens": 200}
+    widened = {"max_steps": 50, "max_tokens": 50_000}
     if who == "operator":
         retry(world, world.reviewer(role="operator"), run_id, widened)
     else:
         world.service("select agent_retry(%s, %s)", run_id, Jsonb(widened))
     (run,) = worker.claim()
-    assert (run["limits"]["max_steps"], run["limits"]["max_tokens"]) == (50, 200)
+    assert (run["limits"]["max_steps"], run["limits"]["max_tokens"]) == (50, 50_000)
+    assert world.run(run_id)["allowance"] == {"max_steps": 50}  # the rest is the type's, and stays so
     other = world.submit(user)
     (unwidened,) = worker.claim()
     assert (unwidened["id"], unwidened["limits"]["max_steps"]) == (other, 25)
