@@ -179,7 +179,7 @@ def test_spend_by_user(fresh_world: World) -> None:
     assert (first["who"], first["runs"], first["tokens"], first["usd"]) == (
         f"{spender}@example.org",
         2,
-        40,
+        20,
         4,
     )
     assert (first["usd_per_completion"], first["failed_usd"]) == (4, 1)
