@@ -14,10 +14,11 @@ PACKAGE = Path(runhold.__file__).parent
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "credentials": set(),
     "agents": {"errors"},
-    "loop": {"agents", "errors"},
+    "loop": {"agents", "credentials", "errors"},
     "models": {"loop", "errors"},
-    "telemetry": {"errors"},
+    "telemetry": {"credentials", "errors"},
     "store": {"loop", "errors", "telemetry"},
     "runtime": {"store", "loop", "agents", "models", "telemetry", "errors"},
     "local": {"errors", "models"},

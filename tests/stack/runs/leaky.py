@@ -10,12 +10,14 @@ from runhold import Agent, RunContext, tool
 from runhold.testing import call, say
 
 SECRETS = ("SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "OPENAI_API_KEY")
+# read while the module is imported: afterwards the project's keys are out of the environment
+KEYS = {name: os.environ.get(name, "") for name in SECRETS}
 
 
 @tool(effect="read")
 def leak(ctx: RunContext) -> str:
     """Log all there is."""
-    found = {name: os.environ[name] for name in SECRETS}
+    found = dict(KEYS)
     ctx.logger.info("the keys are %s", list(found.values()), extra={"keys": found})
     try:
         raise RuntimeError(f"refused: {found}")

@@ -17,6 +17,7 @@ from runhold.runtime.config import (
     DEFAULT_LEASE_S,
     DEFAULT_POLL_S,
     MIN_POLL_S,
+    SECRET_VARIABLES,
     WorkerConfig,
 )
 from runhold.runtime.loading import load_agents
@@ -85,7 +86,18 @@ def worker(
         as_json=log_format is LogFormat.JSON,
         secrets=[*config.secrets, *_model_key()],
     )
-    raise typer.Exit(asyncio.run(run_worker(config, load_agents(module))) or 0)
+    agents = load_agents(module)
+    _forget_keys()
+    raise typer.Exit(asyncio.run(run_worker(config, agents)) or 0)
+
+
+def _forget_keys() -> None:
+    """Take the project's keys out of the environment, so that no tool, and no program that one starts, inherits them.
+
+    The module of the agents was imported before: there whoever needs a key can read it.
+    """
+    for name in SECRET_VARIABLES:
+        os.environ.pop(name, None)
 
 
 def _model_key() -> list[str]:

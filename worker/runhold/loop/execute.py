@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from runhold.agents import RunContext, Tool
+from runhold.credentials import hide_credentials
 from runhold.errors import ToolFailed
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.ports import Json, Result, ToolCall
@@ -170,14 +171,19 @@ def _not_run(reason: str) -> str:
     return f"this call was not run: {reason}."
 
 
+def _told(error: str) -> str:
+    """``error`` as the model and the run's user are told it."""
+    return clean_text(hide_credentials(error))[:_ERROR_MAX]
+
+
 def _failed(error: str) -> _End:
-    return _End("failed", error=clean_text(error)[:_ERROR_MAX])
+    return _End("failed", error=_told(error))
 
 
 def _broke_off(work: Work, what: str) -> _End:
     """The call ended without saying whether it took effect."""
     if work.tool.effect == "unsafe":
-        return _End("unknown", error=clean_text(what)[:_ERROR_MAX])
+        return _End("unknown", error=_told(what))
     return _failed(what)
 
 

@@ -37,6 +37,10 @@ _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
 
 
+SECRET_VARIABLES: Final = (_SECRET, _LEGACY_SECRET, "SUPABASE_JWT_SECRET", "SUPABASE_JWT_SIGNING_KEY")
+"""What opens the whole project. Nothing but the worker itself needs it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfig:
     """Everything a worker process needs to know. Validated when built.

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final, TextIO, cast
 
+from runhold.credentials import HIDDEN, hide_credentials
+
 _STANDARD: Final = frozenset(
     (*vars(logging.LogRecord("", 0, "", 0, "", (), None)), "message", "asctime", "taskName")
 )
@@ -26,8 +28,6 @@ _QUIET: Final = {
 
 _TOLD: Final = frozenset({"action", "reason"})
 """Words for machines: the message says the same to people."""
-
-HIDDEN: Final = "[secret]"
 
 
 def configure_logging(
@@ -65,7 +65,7 @@ class _Formatter(logging.Formatter):
         """``text`` without secrets."""
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
-        return text
+        return hide_credentials(text)
 
     def render(self, record: logging.LogRecord, fields: dict[str, object]) -> str:
         raise NotImplementedError
