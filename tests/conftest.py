@@ -14,6 +14,7 @@ from psycopg import sql
 from stack_thread import running_stack
 
 from runhold.local.stack import LocalStack
+from runhold.testing.chaos import ForkServer
 
 # A shell without job control ignores SIGINT in what it starts in the background (`make test &`), and children inherit
 # that: then no test of Ctrl-C could pass.
@@ -47,6 +48,13 @@ def stack() -> Iterator[LocalStack]:
     """The whole stack with the migrations applied, on free ports, shared by all tests that speak to the API."""
     with running_stack() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Starts worker processes in milliseconds."""
+    with ForkServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -102,7 +102,7 @@ async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell]
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}
         options = ("--capacity", "1", "--lease", str(LEASE_S))
         async with Fleet(forks, courier.__file__, *options, folder=folder, env=env, effects=effects) as fleet:
-            town = Town(stack, folder, model.base_url)
+            town = Town(stack, folder, model.base_url, forks)
             runs = dict(zip(await _submit(town, cells), cells, strict=True))
             armed = {
                 cell: fleet.points.arm(cell.point, cell.action, run=run, skip=cell.skip)

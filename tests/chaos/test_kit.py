@@ -46,6 +46,11 @@ def is_there(pid: int) -> bool:
         return False
 
 
+def start_python(program: str) -> subprocess.Popen[str]:
+    """A process that runs this text, with its standard output on a pipe."""
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+
+
 # -------------------------------------------------------------------------------------------- processes
 
 
@@ -64,9 +69,7 @@ async def test_no_worker_outlives_a_test_that_is_killed(tmp_path: Path) -> None:
         print(*pids, server.ask(poll=pids[0])["status"], flush=True)
         signal.pause()
     """
-    test = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True
-    )
+    test = start_python(textwrap.dedent(program))
     with test:
         assert test.stdout is not None
         one, two, status = test.stdout.readline().split()
@@ -187,7 +190,7 @@ async def fleet_of_one(
         async with Fleet(forks, module.__file__, "--lease", "3", folder=folder, env=env, **sinks) as fleet:
             await fleet.start()
             await fleet.ready()
-            yield fleet, Town(stack, folder, model.base_url)
+            yield fleet, Town(stack, folder, model.base_url, forks)
 
 
 async def test_worker_comes_through_the_weather(stack: LocalStack, forks: ForkServer, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ async def test_lost_answers_of_a_worker_s_own_calls_end_with_it_at_work(
         async with Fleet(
             forks, courier.__file__, "--lease", "6", folder=tmp_path, env=env, effects=effects
         ) as fleet:
-            town = Town(stack, tmp_path, model.base_url)
+            town = Town(stack, tmp_path, model.base_url, forks)
             armed = [
                 fleet.points.arm(CrashPoint(moment, side), action)
                 for moment in OF_WORKERS

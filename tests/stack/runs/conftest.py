@@ -14,14 +14,17 @@ from town import Town
 
 from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
+from runhold.testing.chaos import ForkServer
 
 
 @pytest.fixture
-async def town(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
+async def town(
+    stack: LocalStack, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Town]:
     """Everybody leaves at the end, and no process stays."""
     monkeypatch.setenv("CLERK_FOLDER", str(tmp_path))
     async with ScriptedModel(clerk.script) as model:
-        made = Town(stack, tmp_path, model.base_url)
+        made = Town(stack, tmp_path, model.base_url, forks)
         try:
             yield made
         finally:

@@ -16,15 +16,16 @@ from town import Town, eventually
 
 from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
+from runhold.testing.chaos import ForkServer
 
 DONE = ["Done.", []]
 
 
 @pytest.fixture
-async def tricks(stack: LocalStack, tmp_path: Path) -> AsyncIterator[Town]:
+async def tricks(stack: LocalStack, forks: ForkServer, tmp_path: Path) -> AsyncIterator[Town]:
     """A town whose one worker has the trickster."""
     async with ScriptedModel(trickster.script) as model:
-        made = Town(stack, tmp_path, model.base_url)
+        made = Town(stack, tmp_path, model.base_url, forks)
         worker = made.worker(module=trickster.__file__)
         try:
             await eventually(lambda: "worker ready" in worker.log, "the worker")
@@ -138,8 +139,8 @@ async def test_a_worker_that_is_set_up_wrong_ends_with_one_sentence(
     town: Town, env: dict[str, str], said: str
 ) -> None:
     worker = town.worker(**env)
-    await eventually(lambda: worker.process.poll() is not None, "the worker's end")
-    assert worker.process.returncode != 0
+    await eventually(lambda: not worker.running, "the worker's end")
+    assert worker.status != 0
     assert worker.log.startswith("Error: ")
     assert said in worker.log
     assert "Traceback" not in worker.log

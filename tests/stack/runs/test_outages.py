@@ -28,6 +28,7 @@ from town import Town, eventually
 
 from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
+from runhold.testing.chaos import ForkServer
 
 ENDED = ("completed", "failed", "cancelled")
 SEND = ["call", "send", {"to": "ada", "text": "hello"}]
@@ -41,7 +42,9 @@ def own_stack() -> Iterator[LocalStack]:
 
 
 @pytest.fixture
-async def town(own_stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
+async def town(
+    own_stack: LocalStack, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Town]:
     """A town on that stack. Whatever a test stopped goes on at its end, and no process stays."""
     monkeypatch.setenv("CLERK_FOLDER", str(tmp_path))
     me = {"id": str(uuid4()), "hostname": "t", "pid": 1, "version": "0"}
@@ -52,7 +55,7 @@ async def town(own_stack: LocalStack, tmp_path: Path, monkeypatch: pytest.Monkey
         json.dumps([clerk.agent.definition()]),
     )
     async with ScriptedModel(clerk.script) as model:
-        made = Town(own_stack, tmp_path, model.base_url)
+        made = Town(own_stack, tmp_path, model.base_url, forks)
         try:
             yield made
         finally:
@@ -173,89 +176,6 @@ async def test_runs_start_by_polling_while_realtime_hangs_and_by_push_when_it_is
 # ------------------------------------------------------------------------------------------------ workers
 
 
-async def test_suspended_worker_changes_nothing_of_what_others_took(town: Town) -> None:
-    first = town.worker(lease_s=2)
-    user, reviewer = await town.person(), await town.reviewer()
-    plain = await town.submit(
-        user, ["call", "hold_idempotent", {"name": "i"}], ["call", "post", {"text": "p"}]
-    )
-    risky = await town.submit(user, ["call", "hold_unsafe", {"name": "u"}], ["call", "post", {"text": "q"}])
-    await town.holding("i")
-    await town.holding("u")
-    os.kill(first.process.pid, signal.SIGSTOP)
-    town.worker(lease_s=2)
-    review = await open_review(reviewer, risky)
-    town.let_go("i")
-    town.let_go("u")
-    done = await town.until(user, plain, "completed")
-    os.kill(first.process.pid, signal.SIGCONT)
-    await eventually(lambda: first.log.count("worker ready") == 2, "a new registration")
-    assert await town.run(user, plain) == done
-    assert (await town.run(user, risky))["status"] == "awaiting_review"
-    await decide(reviewer, review, status="approved", answer={"outcome": "happened", "result": "it did"})
-    await town.until(user, risky, "completed")
-    counts = Counter((kind, text) for kind, text in town.ledger if kind == "post")
-    assert counts == {("post", "p"): 1, ("post", "q"): 1}
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "while the tool runs",
-        # whether a request that was under way still arrives after the worker's death is the API's luck: not for every day
-        pytest.param("before its result is recorded", marks=pytest.mark.soak),
-    ],
-)
-async def test_killed_worker_s_effects_happen_as_often_as_they_may(town: Town, moment: str) -> None:
-    effects, gates = ("read", "idempotent", "unsafe"), ("free", "gated")
-    gated_types = [f"hold_{effect}" for effect in effects]
-    first = town.worker(lease_s=2)
-    user, reviewer = await town.person(), await town.reviewer()
-    runs: dict[tuple[str, str], str] = {}
-    for effect in effects:
-        runs[effect, "free"] = await town.submit(
-            user, ["call", f"hold_{effect}", {"name": f"{effect}-free"}], ["say", "Done."]
-        )
-        await town.holding(f"{effect}-free")
-    sql(town.stack, "update agent_types set approval_tools = %s", gated_types)
-    for effect in effects:
-        runs[effect, "gated"] = await town.submit(
-            user, ["call", f"hold_{effect}", {"name": f"{effect}-gated"}], ["say", "Done."]
-        )
-        await decide(reviewer, await open_review(reviewer, runs[effect, "gated"]), status="approved")
-        await town.holding(f"{effect}-gated")
-    names = [f"{effect}-{gate}" for effect in effects for gate in gates]
-    sql(town.stack, "update agent_types set approval_tools = '{}'")
-    if moment == "while the tool runs":
-        first.kill()
-    else:
-        async with town.stack.api.frozen():
-            for name in names:
-                town.let_go(name)
-            await eventually(
-                lambda: {text for kind, text in town.ledger if kind == "hold"} == set(names), "all effects"
-            )
-            first.kill()
-    for name in names:
-        town.let_go(name)
-    town.worker(lease_s=2)
-    for (effect, _), run_id in runs.items():
-        if effect == "unsafe":
-            review = await open_review(reviewer, run_id)
-            assert review["kind"] == "unknown_outcome"
-            happened = {"outcome": "happened", "result": "it did"}
-            await decide(reviewer, review, status="approved", answer=happened)
-        await town.until(user, run_id, "completed")
-    held = Counter(text for kind, text in town.ledger if kind == "hold")
-    for gate in gates:
-        # killed before the end of its loop, the tool had not noted its effect; afterwards it had, once
-        assert held[f"unsafe-{gate}"] == (0 if moment == "while the tool runs" else 1)
-        assert held[f"idempotent-{gate}"] == (1 if moment == "while the tool runs" else 2)
-        keys = [text for kind, text in town.ledger if kind == f"key of idempotent-{gate}"]
-        assert len(keys) == 2
-        assert len(set(keys)) == 1
-
-
 async def test_worker_killed_while_the_model_thinks_has_decided_nothing(town: Town) -> None:
     first = town.worker(lease_s=2)
     user = await town.person()
@@ -302,7 +222,7 @@ async def test_second_sigterm_ends_the_worker_now_and_loses_nothing(town: Town) 
     user = await town.person()
     run_id = await town.submit(user, ["call", "hold_read", {"name": "r"}], ["say", "Done."])
     await town.holding("r")
-    first.process.send_signal(signal.SIGTERM)
+    first.signal(signal.SIGTERM)
     await eventually(lambda: "stopping: 1 runs" in first.log, "the first signal to be heard")
     assert await first.terminate() == 128 + signal.SIGTERM
     town.let_go("r")
@@ -364,7 +284,7 @@ async def test_hundred_runs_survive_a_killing_every_second(town: Town) -> None:
     ]
     for _ in range(20):
         await asyncio.sleep(1)
-        living = [worker for worker in town.workers if worker.process.poll() is None]
+        living = [worker for worker in town.workers if worker.running]
         random.choice(living).kill()
         town.worker("--capacity", "16", lease_s=2)
     for run_id in ids:
@@ -415,13 +335,13 @@ async def test_idle_worker_asks_little_and_says_no_secret(town: Town) -> None:
         user = await town.person()
         await town.until(user, await town.submit(user, ["say", "a"]), "completed")
         proxy.asked.clear()
-        cpu_before = cpu_s(worker.process.pid)
+        cpu_before = cpu_s(worker.pid)
         await eventually(lambda: proxy.asked["agent_worker_heartbeat"] >= 3, "three heartbeats")
         # three beats are 6 s: as many sweeps, give or take, and at most one poll and one look at what was due
         assert proxy.asked["agent_sweep"] <= 5
         assert proxy.asked["agent_worker_claim"] <= 3
         assert sum(proxy.asked.values()) <= 12, proxy.asked
-        assert cpu_s(worker.process.pid) - cpu_before < 0.6
+        assert cpu_s(worker.pid) - cpu_before < 0.6
         assert await worker.terminate() == 0
     for secret in (town.stack.secret_key, town.stack.jwt_secret, "sk-planted-key"):
         assert secret not in worker.log
@@ -459,7 +379,7 @@ async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(town: To
     for run_id in ids:
         await town.until(user, run_id, "completed")
     assert Counter(kind for kind, _ in town.ledger) == {"save": 4, "hold": 4}
-    assert worker.process.poll() is None
+    assert worker.running
     assert "Traceback" not in worker.log
     again = await town.submit(user, ["say", "Still here."])
     await town.until(user, again, "completed")

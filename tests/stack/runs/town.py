@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,47 +14,11 @@ import psycopg
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from runhold.local.stack import LocalStack
+from runhold.testing.chaos import PATIENCE_S, ForkServer, WorkerProcess, eventually
 
-PATIENCE_S = 60
-"""How long a test waits for something before it says that it will not come."""
+__all__ = ["PATIENCE_S", "Town", "eventually"]
 
 _numbers = itertools.count(1)
-
-
-async def eventually(check: Callable[[], Awaitable[Any] | Any], what: str = "it") -> Any:
-    """Poll ``check`` until it gives something true, and return that."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        value = check()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what} did not come in {PATIENCE_S} s"
-        await asyncio.sleep(0.02)
-
-
-@dataclass
-class WorkerProcess:
-    """A real ``runhold worker`` process. ``log`` is what it said."""
-
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(encoding="utf-8", errors="replace")
-
-    def kill(self) -> None:
-        """As a machine that goes away: no goodbye."""
-        self.process.kill()
-        self.process.wait()
-
-    async def terminate(self) -> int:
-        """As a deploy does it; returns the exit status."""
-        self.process.send_signal(signal.SIGTERM)
-        await eventually(lambda: self.process.poll() is not None, "the worker's end")
-        return self.process.returncode
 
 
 @dataclass
@@ -70,6 +28,7 @@ class Town:
     stack: LocalStack
     folder: Path
     model_url: str
+    forks: ForkServer
     workers: list[WorkerProcess] = field(default_factory=list[WorkerProcess])
     clients: list[AsyncClient] = field(default_factory=list[AsyncClient])
 
@@ -108,26 +67,18 @@ class Town:
         self, *options: str, lease_s: float = 5, module: str | None = clerk.__file__, **env: str
     ) -> WorkerProcess:
         """Start a worker process that has the agents of ``module``: the clerk."""
-        log_path = self.folder / f"worker-{len(self.workers)}.log"
-        with log_path.open("wb") as log:
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "runhold", "worker", str(module)),
-                    *("--lease", str(lease_s), *options),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={
-                    **os.environ,
-                    **self.stack.env(),
-                    "OPENAI_BASE_URL": self.model_url,
-                    "OPENAI_API_KEY": "scripted",
-                    "CLERK_FOLDER": str(self.folder),
-                    **env,
-                },
-                cwd=self.folder,
-            )
-        worker = WorkerProcess(process, log_path)
+        own = {
+            "OPENAI_BASE_URL": self.model_url,
+            "OPENAI_API_KEY": "scripted",
+            "CLERK_FOLDER": str(self.folder),
+        }
+        worker = self.forks.start(
+            str(module),
+            *("--lease", str(lease_s), *options),
+            name=f"worker-{len(self.workers)}",
+            env={**os.environ, **self.stack.env(), **own, **env},
+            folder=self.folder,
+        )
         self.workers.append(worker)
         return worker
 
@@ -170,4 +121,4 @@ class Town:
 
     @property
     def logs(self) -> str:
-        return "\n".join(f"--- {worker.log_path.name}\n{worker.log[-3000:]}" for worker in self.workers)
+        return "\n".join(worker.log_tail for worker in self.workers)
