@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
-from runhold.cli.render import plain, review_panel, seconds
+import pytest
+from rich.console import Console
+
+from runhold.cli.output import THEME
+from runhold.cli.render import plain, review_panel, runs_table, seconds
 from runhold.cli.story import Story
 
-USER, REVIEWER, WORKER = (f"{digit}0000000-0000-0000-0000-000000000000" for digit in "123")
+USER, REVIEWER, WORKER, RUN = (f"{digit}0000000-0000-0000-0000-000000000000" for digit in "1234")
 
 
 def at(second: float) -> str:
@@ -143,6 +148,56 @@ def test_what_others_wrote_can_not_drive_the_terminal() -> None:
             "summary": "",
         }
     )
+
+
+def test_what_runhold_told_the_model_and_where_a_run_comes_from_are_told() -> None:
+    said = [
+        {"role": "user", "content": "[Runhold] Stop calling it."},
+        {"role": "user", "content": "what a person said"},
+    ]
+    lines = told(
+        story(),
+        [
+            event(1, "forked", USER, "user", **{"from": RUN, "from_step": 3}),
+            {**step(3, 2, content="done"), "injected": said},
+            event(4, "requeued", WORKER, "worker", reason="model_outage", wake_at=at(9)),
+            event(5, "retried", USER, "user", limits={"max_steps": 50}),
+            event(6, "cancelled", WORKER, "worker", detail={"finished": ["look"], "unknown": ["send"]}),
+        ],
+    )
+    parts = [
+        "ada forked it from run 40000000, to be decided anew from step 3 on", "step 3", "Runhold: Stop calling it.", "the final answer",
+        "the model's provider gives no answer", 'ada took it up again, with limits {"max_steps": 50}', "cancelled it",
+        "In its last step had finished before: look. Nobody knows whether it happened: send.",
+    ]  # fmt: skip
+    assert len(lines) == len(parts), lines
+    for line, part in zip(lines, parts, strict=True):
+        assert part in line
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_list_of_runs_breaks_no_word_on_any_terminal(width: int) -> None:
+    row = {
+        "id": RUN, "agent_type": "letters", "status": "pending", "error": None, "step_count": 3, "token_count": 45_000,
+        "cost_usd": 0.0123, "created_at": "2026-01-01T00:00:00+00:00", "wake_at": "2031-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    failed = {**row, "status": "failed", "error": "MAX_TOOL_CALLS_EXCEEDED", "wake_at": None}
+    console = Console(width=width, file=io.StringIO(), theme=THEME)
+    console.print(runs_table([row, failed], full_ids=False))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert max(len(line) for line in shown.splitlines()) <= width
+    for word in (
+        "40000000",
+        "letters",
+        "pending",
+        "until",
+        "2031-01-01",
+        "MAX_TOOL_CALLS_EXCEEDED",
+        "45,000",
+        "d ago",
+    ):
+        assert word in shown, shown
 
 
 def test_durations_read_well() -> None:

@@ -20,6 +20,9 @@ Row = Mapping[str, Any]
 SHORT_ID: Final = 8
 """Digits of a uuid that are shown to people; commands take them back."""
 
+CODE_WIDTH: Final = 23
+"""Columns of the longest code of an error that is seen often: codes are not broken in lists, 80 columns wide."""
+
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 STATUS_WORDS: Final = {"awaiting_review": "awaiting review"}
 _HAPPENED: Final = {
@@ -107,9 +110,26 @@ def day_and_clock(text: str) -> str:
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
+def soon(text: str) -> str:
+    """The same, without the day if that is today."""
+    at = datetime.fromisoformat(text).astimezone()
+    return at.strftime("%H:%M") if at.date() == datetime.now().astimezone().date() else day_and_clock(text)
+
+
 def ago(text: str | None) -> str:
     at = moment(text)
-    return "–" if at is None else f"{seconds(max(0.0, (datetime.now(UTC) - at).total_seconds() * 1000))} ago"
+    if at is None:
+        return "–"
+    passed = max(0, int((datetime.now(UTC) - at).total_seconds()))
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if passed >= size:
+            return f"{passed // size} {unit} ago"
+    return f"{passed} s ago"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
 def money(usd: Any) -> str:
@@ -118,13 +138,15 @@ def money(usd: Any) -> str:
 
 
 def runs_table(rows: Sequence[Row], *, full_ids: bool) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    costs = any(float(row["cost_usd"] or 0) for row in rows)
     table.add_column("run", no_wrap=True)
-    table.add_column("agent", overflow="fold")
-    table.add_column("status", no_wrap=True)
-    table.add_column("steps", justify="right")
-    table.add_column("tokens", justify="right")
-    table.add_column("cost", justify="right")
+    table.add_column("agent", overflow="fold", min_width=7)
+    table.add_column("status", overflow="fold", min_width=CODE_WIDTH)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    if costs:
+        table.add_column("cost", justify="right", no_wrap=True)
     table.add_column("started", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -133,7 +155,7 @@ def runs_table(rows: Sequence[Row], *, full_ids: bool) -> RenderableType:
             standing(row),
             str(row["step_count"]),
             f"{row['token_count']:,}",
-            money(row["cost_usd"]),
+            *([money(row["cost_usd"])] if costs else []),
             ago(row["created_at"]),
         )
     return table
@@ -145,7 +167,7 @@ def standing(row: Row) -> Text:
     if row.get("error"):
         status.append(f" {plain(row['error'])}", style="red")
     if row["status"] == "pending" and row.get("wake_at"):
-        status.append(f" until {day_and_clock(row['wake_at'])}")
+        status.append(f" until {soon(row['wake_at'])}")
     if row["status"] == "running" and row.get("cancel_requested_at"):
         status.append(" (cancel requested)", style="yellow")
     return status
@@ -240,8 +262,8 @@ def run_header(run: Row, *, names: Mapping[str, str]) -> RenderableType:
     if run["review_ms"]:
         times.append(f"{seconds(run['review_ms'])} waiting for people")
     used = [
-        f"{run['step_count']} steps",
-        f"{run['tool_call_count']} tool calls",
+        counted(run["step_count"], "step"),
+        counted(run["tool_call_count"], "tool call"),
         f"{run['token_count']:,} tokens",
     ]
     if float(run["cost_usd"] or 0):

@@ -246,7 +246,7 @@ class Story:
         """What Runhold told the model before the step: nudges and corrections. What people said is told as such."""
         said = [str(members(message).get("content")) for message in item.get("injected") or ()]
         nudges = [text.removeprefix(_OURS).strip() for text in said if text.startswith(_OURS)]
-        return [self._below(f"Runhold: {one_line(text, self._room * 2)}", "yellow") for text in nudges]
+        return [self._below(f"Runhold: {one_line(text, self._room - 9)}", "yellow") for text in nudges]
 
     def _call(self, call: Row, *, again: bool) -> list[Text]:
         mark, style = _MARKS[call["status"]]
