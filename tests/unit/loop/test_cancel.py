@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -165,6 +166,41 @@ async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     assert row.status == "cancelled"
     assert row.call().status == "unknown"
     assert row.detail["unknown"] == ["act"]
+
+
+@pytest.mark.parametrize("ends", ["in time", "too late"])
+async def test_a_thread_that_runs_on_is_told_as_what_is_known_of_it(
+    ends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can stop a thread: what it does after the grace is not known, and is not called a failure."""
+    monkeypatch.setattr("runhold.loop.calls.CANCEL_GRACE_S", 5 if ends == "in time" else 0.03)
+    started, go_on, ended = asyncio.Event(), threading.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    @tool
+    def act() -> str:
+        loop.call_soon_threadsafe(started.set)
+        go_on.wait(5)
+        ended.set()
+        return "did"
+
+    row = Row()
+    agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+    worker = Worker(row, agent, ScriptedModel(asks(ACT)))
+    task = worker.start()
+    await started.wait()
+    worker.signals.cancel()
+    if ends == "in time":
+        go_on.set()
+    await asyncio.wait_for(task, 3)
+    go_on.set()
+    await until(ended.is_set)
+    assert row.status == "cancelled"
+    told = {"step": 1, "finished": [], "finished_after_request": [], "unknown": []}
+    if ends == "in time":
+        assert (row.call().status, row.detail) == ("succeeded", {**told, "finished_after_request": ["act"]})
+    else:
+        assert (row.call().status, row.detail) == ("unknown", {**told, "unknown": ["act"]})
 
 
 async def test_a_result_that_comes_with_the_cancel_is_kept() -> None:

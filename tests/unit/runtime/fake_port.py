@@ -39,6 +39,7 @@ class FakePort(FakeDatabase):
         self.cancelled: set[UUID] = set()
         self.lost: set[UUID] = set()
         self.claims: dict[tuple[UUID, int], list[UUID]] = {}
+        self.claimed_by: dict[UUID, int] = {}
         self.next_due: datetime | None = None
         self.on_claim: Callable[[], None] = lambda: None
 
@@ -79,6 +80,7 @@ class FakePort(FakeDatabase):
             self.claims[worker_id, seq] = taken = self.pending[:n]
             del self.pending[:n]
             for run_id in taken:
+                self.claimed_by[run_id] = seq
                 run = self.run(run_id)
                 self.runs[str(run_id)] = FakeRun(fence=run.fence + 1, entries=run.entries)
         await asyncio.sleep(0)
@@ -112,6 +114,11 @@ class FakePort(FakeDatabase):
     ) -> Heartbeat:
         self._fail("heartbeat", (list(held), last_seq))
         self._require_alive(worker_id)
+        for run_id, seq in self.claimed_by.items():  # claimed, and the worker does not know (any more)
+            if seq <= last_seq and run_id not in held and self.run(run_id).status == "running":
+                self.run(run_id).status = "pending"
+                self.pending.append(run_id)
+                self.said.append(("forgotten", run_id))
         return Heartbeat(
             lease_ms=self.lease_ms,
             cancelled=[each for each in held if each in self.cancelled],

@@ -324,6 +324,45 @@ async def test_a_run_whose_task_raises_is_given_back_for_later(
     await wound_up(bench, task)
 
 
+async def test_a_run_that_can_not_even_be_given_back_goes_on_by_the_next_heartbeat(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, attempts = runs.run_agent, 0
+
+    async def broken_once(*args: Any, **options: Any) -> Any:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            raise RuntimeError("a bug")
+        bench.port.always_failing.pop("record", None)
+        return await real(*args, **options)
+
+    monkeypatch.setattr(runs, "run_agent", broken_once)
+    monkeypatch.setattr(runs, "GIVE_BACK_TIMEOUT_S", 0.05)
+    bench.port.always_failing["record"] = StoreUnavailable("down")
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await until(lambda: bench.port.run(run_id).status == "completed")
+    assert bench.port.calls_of("forgotten") == [run_id]
+    assert bench.port.run(run_id).fence == 2
+    assert made.worker_id in bench.port.workers, "the same worker went on with it"
+    await wound_up(bench, task)
+
+
+async def test_a_run_dropped_before_its_task_began_leaves_its_slot(bench: Bench) -> None:
+    made, task = await bench.start()
+    held = made._held  # pyright: ignore[reportPrivateUsage]
+    take = made._runs.take  # pyright: ignore[reportPrivateUsage]
+    claim = await bench.port.claim(made.worker_id, 999, {}, 1)
+    bench.port.submit()
+    claim = await bench.port.claim(made.worker_id, 1000, {}, 1)
+    take(claim)
+    (one,) = held.snapshot()
+    one.drop("lost at once")
+    await until(lambda: held.get(one.run.id) is None)
+    await wound_up(bench, task)
+
+
 async def test_a_run_that_the_database_can_not_store_fails_by_itself(bench: Bench) -> None:
     bench.port.poison = lambda entry: "22P05" if "poison" in str(entry) else None
     bench.script = lambda messages, tools: say("poison" if messages[-1]["content"] != "{}" else "fine")

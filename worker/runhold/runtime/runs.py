@@ -108,6 +108,8 @@ class Runs:
         held = HeldRun(run, log, signals)
         self._held.add(held)
         held.task = asyncio.create_task(self._run(held, truncated), name=f"run {run.id}")
+        # a task that is cancelled before its first turn runs none of its `finally`
+        held.task.add_done_callback(lambda _: self._let_go(held))
 
     async def _run(self, held: HeldRun, truncated: bool) -> None:
         began = time.monotonic()
@@ -127,7 +129,13 @@ class Runs:
             self._say(outcome, time.monotonic() - began, fields)
         finally:
             if held.released is None:
-                held.log.close()  # else whoever took it away does that
+                held.log.close()  # else whoever took it away does that, when all is written
+            self._let_go(held)
+
+    def _let_go(self, held: HeldRun) -> None:
+        """Free its slot, unless something is still to be written: the heartbeat must name it until then, or the
+        database takes the run for forgotten and refuses the rest."""
+        if held.log.closed:
             self._held.remove(held)
 
     async def _whole(self, run: Run) -> Run:

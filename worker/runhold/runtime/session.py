@@ -186,9 +186,12 @@ class Session:
         with contextlib.suppress(RunholdError):
             await self._port.stop(self.worker_id, draining=True, deadline_s=GOODBYE_S)
         await self._until_empty(self._config.grace_s)
-        for held in self._held.snapshot():
+        rest = self._held.snapshot()
+        for held in rest:
             held.take_away("shutdown")
-        await self._until_empty(WINDUP_S)
+        tasks = [held.task for held in rest if held.task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=WINDUP_S)
         await self._writer.drain(WINDUP_S)
         await self._leave()
 
