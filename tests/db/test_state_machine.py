@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 from world import Worker, World, refused
@@ -22,6 +24,7 @@ LEGAL = {
     ("awaiting_review", "cancelled"),
     ("failed", "pending"),
 }
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "states.md"
 PAIRS = [pair for pair in itertools.product(STATES, STATES) if pair[0] != pair[1]]
 
 
@@ -66,6 +69,48 @@ def test_only_legal_changes_of_state_are_possible(world: World, old: str, new: s
     else:
         with refused("RH005", says=f"A run can not go from {old} to {new}."):
             change(world, worker, run_id, new)
+        assert world.status(run_id) == old
+
+
+def test_function_page_and_table_here_say_the_same(world: World) -> None:
+    rows = world.sql(
+        "select f.s as old, t.s as new from unnest(%s::text[]) f(s), unnest(%s::text[]) t(s)"
+        " where runhold.is_legal_transition(f.s, t.s)",
+        list(STATES),
+        list(STATES),
+    )
+    assert {(row["old"], row["new"]) for row in rows} == LEGAL
+    diagram = PAGE.read_text("utf-8").split("```mermaid")[1].split("```")[0]
+    arrows = set(re.findall(r"^\s*(\S+) --> (\w+|\[\*\])", diagram, re.MULTILINE))
+    assert {(old, new) for old, new in arrows if "[*]" not in (old, new)} == LEGAL
+    assert {new for old, new in arrows if old == "[*]"} == {"pending"}
+    goes_nowhere = set(STATES) - {old for old, _ in LEGAL}
+    assert {old for old, new in arrows if new == "[*]"} == goes_nowhere == {"completed", "cancelled"}
+
+
+def test_states_of_the_page_are_those_of_the_table(world: World) -> None:
+    check = world.one("select pg_get_constraintdef(oid) from pg_constraint where conname = 'valid_status'")
+    assert set(re.findall(r"'(\w+)'", check)) == set(STATES)
+    calls = world.one(
+        "select pg_get_constraintdef(oid) from pg_constraint where conname = 'valid_call_status'"
+    )
+    section = PAGE.read_text("utf-8").split("## States of a tool call")[1].split("## ")[0]
+    told = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    assert told == set(re.findall(r"'(\w+)'", calls))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_service_changes_no_state_by_hand(world: World, state: str) -> None:
+    """Not even where the change would be legal: states are changed by functions alone."""
+    worker = world.worker()
+    for old in STATES:
+        run_id = a_run_that_is(world, worker, old)
+        with refused("42501"), world.acting("service_role") as cursor:
+            cursor.execute("update agent_executions set status = %s where id = %s", (state, run_id))
         assert world.status(run_id) == old
 
 
