@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import courier
 import psycopg
+from rebuilding import require_rebuildable
 from town import Town
 
 from runhold.local.stack import LocalStack
@@ -32,9 +33,14 @@ Kind = Literal["read", "idempotent", "unsafe"]
 
 KINDS: tuple[Kind, ...] = ("read", "idempotent", "unsafe")
 
-LEASE_S = 3
-WORKERS = 8
+LEASE_S = 10
+"""Long enough that no worker loses it because the machine is busy; others work while a dead one's lease runs out."""
+
+WORKERS = 6
 """One-slot workers at a time; whoever is killed is replaced."""
+
+PATIENCE_S = 240
+"""For all runs together. A batch takes a tenth of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +104,7 @@ def run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell], folde
 
 
 async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
-    async with ScriptedModel(courier.script, record=False) as model, Effects() as effects:
+    async with ScriptedModel(courier.script) as model, Effects() as effects:
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}
         options = ("--capacity", "1", "--lease", str(LEASE_S))
         async with Fleet(forks, courier.__file__, *options, folder=folder, env=env, effects=effects) as fleet:
@@ -118,7 +124,7 @@ async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell]
             async with Reviewer(await town.reviewer(agent_type="courier"), decide):
                 fleet.keep(WORKERS)
                 with contextlib.suppress(AssertionError):  # the cells whose runs have not ended say so
-                    await eventually(lambda: _all_ended(stack, runs), "the end of all runs")
+                    await eventually(lambda: _all_ended(stack, runs), "the end", patience_s=PATIENCE_S)
             before = _stories(stack, runs)
             await _resume(fleet)
             after = _stories(stack, runs)
@@ -131,6 +137,7 @@ async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell]
                 )
                 for run, cell in runs.items()
             }
+            require_rebuildable(stack, model, "courier")
             return Batch(
                 cells=observed,
                 changed=[cell for run, cell in runs.items() if before[run] != after[run]],
@@ -143,6 +150,8 @@ async def _submit(town: Town, cells: Sequence[Cell]) -> list[str]:
     """Insert the runs, before any worker lives: their ids."""
     user = await town.person()
     courier.make_known(town.stack.database_url)
+    with psycopg.connect(town.stack.database_url, autocommit=True) as connection:
+        connection.execute("delete from agent_executions where agent_type = 'courier'")  # another model's
     rows = [
         {"agent_type": "courier", "input_data": {"tool": cell.effect, "gated": cell.gated}} for cell in cells
     ]

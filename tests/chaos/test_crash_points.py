@@ -14,6 +14,8 @@ from matrix import KINDS, Batch, Cell, run_batch
 from runhold.local.stack import LocalStack
 from runhold.testing.chaos import CrashPoint, ForkServer
 
+pytestmark = pytest.mark.timeout(300)  # the first test of a batch waits for all of its runs
+
 NOTHING = "nothing has begun"
 BEGUN = "the intent is durable, the effect has not happened"
 HAPPENED = "the effect has happened, its result is not durable"

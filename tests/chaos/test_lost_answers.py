@@ -35,6 +35,8 @@ FAULTS: tuple[tuple[Side, Action], ...] = (
 OF_RUNS: tuple[Moment, ...] = ("claim", "step", "pause", "start", "result", "complete")
 OF_WORKERS: tuple[Moment, ...] = ("register", "claim", "heartbeat", "sweep", "stop")
 
+pytestmark = pytest.mark.timeout(300)  # the first test of a batch waits for all of its runs
+
 
 def cells() -> Iterator[Cell]:
     for moment in OF_RUNS:

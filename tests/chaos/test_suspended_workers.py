@@ -40,6 +40,8 @@ UNSURE = {
     ("start", "after"),
 }
 
+pytestmark = pytest.mark.timeout(300)  # the first test of a batch waits for all of its runs
+
 
 @pytest.fixture(scope="module")
 def batch(stack: LocalStack, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
