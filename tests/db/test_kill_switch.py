@@ -59,8 +59,9 @@ def test_what_waits_may_be_failed_for_good(world: World) -> None:
     assert world.status(others) == "pending"
 
     enable(world, operator)
-    world.user(user, "select agent_retry(%s)", waiting)
-    assert world.status(waiting) == "pending"
+    for run_id in (waiting, later):  # whoever tries it again means now
+        world.user(user, "select agent_retry(%s)", run_id)
+    assert {run["id"] for run in worker.claim()} == {waiting, later, others}
 
 
 def test_many_are_failed_in_batches(world: World) -> None:

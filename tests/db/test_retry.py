@@ -75,11 +75,11 @@ def test_failed_run_goes_on_as_if_nothing_had_been(world: World) -> None:
 
 def test_event_says_who_retried_and_with_which_limits(world: World) -> None:
     worker, user, operator = world.worker(), world.person(), world.reviewer(role="operator")
-    run_id = failed(world, worker, user)
+    run_id = failed(world, worker, user, limits={"max_tokens": 100})
     retry(world, operator, run_id, {"max_steps": 5})
     (event,) = world.sql("select * from agent_events where kind = 'retried'")
     assert (event["actor_kind"], str(event["actor_id"])) == ("reviewer", operator)
-    assert event["data"] == {"limits": {"max_steps": 5}}
+    assert event["data"] == {"limits": {"max_steps": 5, "max_tokens": 100}}  # put over the run's own
 
 
 @pytest.mark.parametrize("state", ["pending", "running", "completed", "cancelled", "awaiting_review"])
@@ -324,6 +324,23 @@ def test_question_that_the_end_closed_is_put_again(world: World) -> None:
     starts = [{"step_number": 1, "position": i} for i in range(4)]
     started = worker.record(again, starts=starts)["started"]
     assert [s["taken"] for s in started] == [False, False, True, False]
+
+
+def test_run_it_again_that_nobody_used_holds_still(world: World) -> None:
+    worker, user, reviewer = world.worker(), world.person(), world.reviewer()
+    run, (approval,) = world.paused(worker, user)
+    world.decide(reviewer, approval["id"])
+    start = [{"step_number": 1, "position": 0}]
+    (run,) = worker.claim()
+    assert worker.record(run, starts=start)["started"][0]["taken"] is True
+    worker.release(run)
+    world.decide(reviewer, world.open_reviews(run["id"])[0]["id"], answer={"outcome": "again"})
+    (run,) = worker.claim()
+    worker.end(run, "failed", error="TOTAL_TIMEOUT")
+    retry(world, user, run["id"])
+    assert world.open_reviews(run["id"]) == []  # the last word about this call, not the first
+    (run,) = worker.claim()
+    assert worker.record(run, starts=start)["started"][0]["taken"] is True
 
 
 def test_approval_that_expired_with_the_run_is_asked_for_again(world: World) -> None:
