@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -152,6 +153,14 @@ def broken(ctx: RunContext, args: Any) -> bool:
     raise KeyError("no such limit")
 
 
+def leaving(ctx: RunContext, args: Any) -> bool:
+    raise SystemExit(1)
+
+
+async def cancelling_itself(ctx: RunContext, args: Any) -> bool:
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("approval", "amount", "waits"),
     [
@@ -160,6 +169,8 @@ def broken(ctx: RunContext, args: Any) -> bool:
         (lambda ctx, args: args.amount > 4, 4, False),
         (lambda ctx, args: args.amount > 4, 5, True),
         (broken, 1, True),
+        (leaving, 1, True),
+        (cancelling_itself, 1, True),
     ],
 )
 async def test_a_function_decides_and_fails_closed(approval: Any, amount: int, waits: bool) -> None:

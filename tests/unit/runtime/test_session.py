@@ -14,6 +14,7 @@ from fake_port import FakePort
 from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
 from runhold.loop.ports import Definition, Step, Usage
+from runhold.models.breaker import FAILURES_TO_OPEN, Breaker
 from runhold.models.inprocess import FunctionModel
 from runhold.models.script import Hang
 from runhold.runtime import claims, registration, runs, watchdog
@@ -24,7 +25,7 @@ from runhold.runtime.session import Session
 from runhold.runtime.side_tasks import SideTaskDied
 from runhold.store import client
 from runhold.store.records import TypeSettings
-from runhold.testing import call, say
+from runhold.testing import call, fault, say
 
 LEASE_S = 1.0
 
@@ -79,7 +80,7 @@ class Bench:
         assert registered is not None
         equipment = Equipment(
             agents={"t": self.agent},
-            model=FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False),
+            model=Breaker(FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False)),
             executor=None,  # type: ignore[arg-type]
             price=lambda model, usage: 0,
             user_client=None,  # type: ignore[arg-type]
@@ -321,6 +322,27 @@ async def test_a_run_whose_task_raises_is_given_back_for_later(
     assert transition["delay_ms"] > 0
     assert "RuntimeError" in transition["reason"]
     assert "a bug" in caplog.text  # with its traceback, for whoever runs the worker
+    await wound_up(bench, task)
+
+
+async def test_runs_of_a_provider_that_is_down_wait_and_do_not_all_ask_it(bench: Bench) -> None:
+    asked = 0
+
+    def down(messages: Any, tools: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return fault.server_error(503)
+
+    bench.script = down
+    ids = [bench.port.submit() for _ in range(60)]
+    _, task = await bench.start(capacity=8)
+    await until(lambda: all(bench.port.run(each).entries for each in ids))
+    assert FAILURES_TO_OPEN <= asked <= 8, "those that were asking already, and nobody after them"
+    ends = [bench.port.run(each).entries[-1]["transition"] for each in ids]
+    assert {end["reason"] for end in ends} == {"model_outage"}
+    delays = sorted(end["delay_ms"] for end in ends)
+    assert delays[0] >= 2000
+    assert delays[-1] - delays[0] >= 4000, "they do not come back together"
     await wound_up(bench, task)
 
 

@@ -70,7 +70,15 @@ class Planner:
             async with asyncio.timeout(work.tool.timeout_s):
                 answer = approval(self._context(work.call), work.arguments)
                 return bool(await answer) if inspect.isawaitable(answer) else bool(answer)
-        except Exception:
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            logger.warning(
+                "the approval function of tool %s cancelled itself: a person decides", work.tool.name
+            )
+            return True
+        except (Exception, SystemExit):
             logger.exception("the approval function of tool %s failed: a person decides", work.tool.name)
             return True
 
