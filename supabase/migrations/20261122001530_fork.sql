@@ -1,5 +1,6 @@
 -- agent_fork: a new run that shares the beginning of another one. Steps before from_step are copied with their calls'
--- results and never run again; from_step and all after it are decided anew. The source is only read.
+-- results and never run again; from_step and all after it are decided anew. The source is only read. What every insert must
+-- fulfil (the type is enabled) holds for forks, too.
 
 -- The copied part of the log. Tokens count against the new run's limits, as the request that follows says it all again;
 -- costs were paid by the source and are 0 here, or spending would be counted twice. Reviews stay with the source.
@@ -54,7 +55,6 @@ begin
     perform runhold.refuse('RH020', format('This run has %s steps: from_step must be between 1 and %s.', v_source.step_count, v_source.step_count + 1),
       '1 starts from the beginning.');
   end if;
-  perform runhold.require_enabled(v_source.agent_type);
   select c.step_number, c.tool_name, case when c.cut_off is null then c.status else 'cut off' end as status into v_open
   from public.agent_tool_calls c
   where c.execution_id = p_execution_id and c.step_number < p_from_step
