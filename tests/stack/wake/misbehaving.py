@@ -79,6 +79,7 @@ class Misbehaving:
         self.loses: Callable[[Frame], bool] = lambda frame: False
         self.doubles = False
         self.delay_s = 0.0
+        self._api = upstream
         self._upstream = upstream.replace("http", "ws", 1) + PATH
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -112,6 +113,7 @@ class Misbehaving:
         """Serve on a free port; at the end every socket is gone."""
         app = web.Application()
         app.router.add_get(PATH, self._serve)
+        app.router.add_route("*", "/{path:.*}", self._pass)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -127,6 +129,17 @@ class Misbehaving:
                     if line.client._writer is not None and line.client._writer.transport is not None:
                         line.client._writer.transport.abort()
                 await runner.cleanup()
+
+    async def _pass(self, request: web.Request) -> web.Response:
+        """All that is not the socket: to the API, unhindered."""
+        kept = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "content-length")}
+        body = await request.read()
+        async with self._http.request(
+            request.method, self._api + request.path_qs, headers=kept, data=body, auto_decompress=False
+        ) as answer:
+            skipped = ("transfer-encoding", "content-length", "connection")
+            headers = {k: v for k, v in answer.headers.items() if k.lower() not in skipped}
+            return web.Response(status=answer.status, headers=headers, body=await answer.read())
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1

@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from runhold.cli import agents, control, dev, people, request, reviews, runs, stack, worker
+from runhold.cli import agents, control, dev, doctor, people, request, reviews, runs, stack, worker
 from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
 from runhold.cli.output import err
@@ -73,6 +73,7 @@ AGENTS = "Agents"
 app.command("demo", rich_help_panel=START)(demo)
 app.command("dev", rich_help_panel=START)(dev.dev)
 app.command("worker", rich_help_panel=START)(worker.worker)
+app.command("doctor", rich_help_panel=START)(doctor.doctor)
 app.add_typer(stack.app, name="stack", rich_help_panel=START)
 
 app.command("submit", rich_help_panel=RUNS)(runs.submit)

@@ -21,6 +21,7 @@ class Exit(IntEnum):
     RUN_FAILED = 5
     RUN_CANCELLED = 6
     RUN_WAITS = 7
+    DEGRADED = 8
     INTERRUPTED = 130
 
 
@@ -33,6 +34,7 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.RUN_FAILED: "the run that was watched failed",
     Exit.RUN_CANCELLED: "the run that was watched was cancelled",
     Exit.RUN_WAITS: "the run that was watched waits for a person (only with `--until-review`)",
+    Exit.DEGRADED: "`doctor`: workers work, but slower than they could",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

@@ -1,0 +1,163 @@
+"""``runhold doctor`` tells what is wrong from what is merely slow, a sentence each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from misbehaving import Misbehaving, is_broadcast
+
+from runhold.cli import checkup
+from runhold.cli.app import run
+from runhold.local.stack import LocalStack
+from runhold.runtime import registration
+
+Doctor = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
+
+
+@pytest.fixture
+def doctor(
+    stack: LocalStack,
+    middle: Misbehaving,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Doctor:
+    """Asks the doctor about the stack behind the man in the middle; (exit status, findings by check)."""
+    monkeypatch.chdir(tmp_path)
+    usual = {
+        **stack.env(),
+        "SUPABASE_URL": middle.url,
+        "OPENAI_API_KEY": "sk-planted-key",
+        "OPENAI_BASE_URL": f"{middle.url}/nothing",
+    }
+
+    async def ask(**environment: str) -> tuple[int, dict[str, Any]]:
+        for name, value in {**usual, **environment}.items():
+            monkeypatch.setenv(name, value)
+        status = await asyncio.to_thread(run, ["doctor", "--json"])
+        shown = capsys.readouterr()
+        for secret in (stack.secret_key, stack.jwt_secret, "sk-planted-key"):
+            assert secret not in shown.out + shown.err
+        findings = json.loads(shown.out) if shown.out else [{"check": "error", "says": shown.err}]
+        return status, {each["check"]: each for each in findings}
+
+    return ask
+
+
+async def test_all_is_well_and_nothing_stays(
+    doctor: Doctor, stack: LocalStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, found = await doctor(OPENAI_API_KEY="")
+    assert status == 0
+    assert [(each["check"], each["state"]) for each in found.values()] == [
+        ("API", "ok"),
+        ("migrations", "ok"),
+        ("Realtime", "ok"),
+        ("clock", "ok"),
+        ("ctx.supabase", "ok"),
+        ("model", "skipped"),
+    ]
+    with psycopg.connect(stack.database_url) as connection:
+        query = "select count(*), count(*) filter (where dead_at is null) from agent_workers where version = 'doctor'"
+        total, alive = connection.execute(query).fetchone()
+    assert (total > 0, alive) == (True, 0)
+    assert await asyncio.to_thread(run, ["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert all(line.endswith(".") for line in lines)
+
+
+async def test_realtime_that_is_down_is_degraded(doctor: Doctor, middle: Misbehaving) -> None:
+    middle.down = True
+    status, found = await doctor()
+    assert status == 8
+    assert found["Realtime"]["state"] == "degraded"
+    assert "503" in found["Realtime"]["says"]
+    assert "workers poll" in found["Realtime"]["says"]
+
+
+async def test_realtime_that_refuses_the_join_says_why(doctor: Doctor, middle: Misbehaving) -> None:
+    middle.refuse_joins = 1
+    status, found = await doctor()
+    assert status == 8
+    assert "Too many database connections" in found["Realtime"]["says"]
+
+
+async def test_realtime_that_joins_and_brings_nothing_is_told_from_one_that_is_down(
+    doctor: Doctor, middle: Misbehaving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkup, "PROBE_WAIT_S", 0.5)
+    middle.loses = is_broadcast
+    status, found = await doctor()
+    assert status == 8
+    assert "joined" in found["Realtime"]["says"]
+    assert "not heard" in found["Realtime"]["says"]
+
+
+async def test_a_wrong_key_is_unreachable(doctor: Doctor) -> None:
+    status, found = await doctor(SUPABASE_SECRET_KEY="sb_secret_of_somebody_else")
+    assert status == 4
+    assert "SUPABASE_SECRET_KEY" in found["API"]["says"]
+
+
+async def test_a_url_where_nothing_answers_is_unreachable(doctor: Doctor) -> None:
+    status, found = await doctor(SUPABASE_URL="http://127.0.0.1:9")
+    assert status == 4
+    assert found["API"]["state"] == "failed"
+    assert "Realtime" not in found  # what follows from that is not told
+
+
+async def test_migrations_of_another_version_fail(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "SCHEMA_VERSION", 99)
+    status, found = await doctor()
+    assert status == 1
+    assert "older than this worker's (99)" in found["migrations"]["says"]
+
+
+async def test_a_signing_key_that_the_project_does_not_know_fails(doctor: Doctor) -> None:
+    status, found = await doctor(SUPABASE_JWT_SECRET="x" * 40)
+    assert status == 1
+    assert "signing key" in found["ctx.supabase"]["says"]
+
+
+@pytest.mark.parametrize("swapped", ["SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY"])
+async def test_a_key_in_the_other_s_place_is_unreachable(
+    doctor: Doctor, stack: LocalStack, swapped: str
+) -> None:
+    wrong = stack.secret_key if swapped == "SUPABASE_PUBLISHABLE_KEY" else stack.publishable_key
+    status, found = await doctor(**{swapped: wrong})
+    assert status == 4
+    assert swapped in str(found)
+
+
+async def test_no_signing_key_is_said_and_no_fault(doctor: Doctor) -> None:
+    status, found = await doctor(SUPABASE_JWT_SECRET="", SUPABASE_JWT_SIGNING_KEY="")
+    assert status == 0
+    assert found["ctx.supabase"]["state"] == "skipped"
+
+
+@pytest.mark.parametrize(("offset_s", "side"), [(60, "ahead of"), (-60, "behind")])
+async def test_a_clock_that_is_wrong_is_degraded(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, offset_s: float, side: str
+) -> None:
+    shifted = SimpleNamespace(time=lambda: time.time() + offset_s, monotonic=time.monotonic)
+    monkeypatch.setattr(checkup, "time", shifted)
+    status, found = await doctor()
+    assert status == 8
+    assert side in found["clock"]["says"]
+
+
+async def test_a_model_that_does_not_answer_fails(doctor: Doctor) -> None:
+    status, found = await doctor(OPENAI_BASE_URL="http://127.0.0.1:9/v1")
+    assert status == 1
+    assert "127.0.0.1 does not answer" in found["model"]["says"]
+    status, found = await doctor()  # something answers, if no list of models
+    assert (status, found["model"]["state"]) == (0, "ok")

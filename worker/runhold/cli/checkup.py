@@ -1,0 +1,213 @@
+"""What must be right for a worker to work, looked at one by one, each with what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+from uuid import UUID, uuid4
+
+import httpx
+from postgrest.exceptions import APIError
+
+from runhold.errors import ConfigError, RunholdError
+from runhold.models.openai import DEFAULT_BASE_URL
+from runhold.runtime.config import WorkerConfig
+from runhold.runtime.realtime import connect as listen
+from runhold.runtime.realtime import require_version
+from runhold.runtime.registration import register
+from runhold.runtime.user_client import UserClients, signing_key
+from runhold.store.client import Rpc, connect
+from runhold.store.gateway import Gateway
+
+TIMEOUT_S: Final = 10.0
+
+ANSWER_S: Final = 2.0
+"""For something to answer at all: attempts go on for so long."""
+
+PROBE_WAIT_S: Final = 5.0
+"""As long as a worker waits for its own probes."""
+
+MAX_SKEW_S: Final = 5.0
+"""Beyond that, tokens that this machine signs begin too late or end too early for the project."""
+
+State = Literal["ok", "degraded", "failed", "skipped"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """The outcome of one check.
+
+    :ivar state: ``degraded``: workers do without it, slower; ``skipped``: not configured, or not to be known.
+    :ivar says: one sentence.
+    :ivar unreachable: nothing can be done with this project: a wrong URL or key, or nothing answers.
+    """
+
+    check: str
+    state: State
+    says: str
+    unreachable: bool = False
+
+
+async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGenerator[Finding]:
+    """Look at everything, in an order in which the first failure explains the ones that follow."""
+    rpc = Rpc(await connect(config.url, config.secret_key, timeout_s=TIMEOUT_S, connections=2))
+    gateway = Gateway(rpc)
+    try:
+        api = await _api(config, gateway)
+        yield api
+        if api.state == "ok":
+            async with _registered(config, gateway) as (migrations, worker_id):
+                yield migrations
+                if worker_id is not None:
+                    yield await _realtime(config, gateway, worker_id)
+            yield await _clock(rpc)
+            yield await _tokens(config)
+    finally:
+        await gateway.aclose()
+    yield await _model(environ)
+
+
+async def _api(config: WorkerConfig, gateway: Gateway) -> Finding:
+    try:
+        await gateway.definitions([], deadline_s=ANSWER_S)
+    except RunholdError as error:
+        return Finding(check="API", state="failed", says=_sentence(error), unreachable=True)
+    return Finding(check="API", state="ok", says=f"{config.url} answers, and the secret key may work.")
+
+
+@asynccontextmanager
+async def _registered(config: WorkerConfig, gateway: Gateway) -> AsyncGenerator[tuple[Finding, UUID | None]]:
+    """Be a worker without agents for a moment: it claims nothing."""
+    try:
+        worker = await register(
+            config, {}, gateway, version="doctor", stop=asyncio.Event(), for_the_first_time=True
+        )
+    except RunholdError as error:
+        yield Finding(check="migrations", state="failed", says=_sentence(error)), None
+        return
+    assert worker is not None  # nobody told it to stop
+    try:
+        yield (
+            Finding(check="migrations", state="ok", says="They are of this worker's version."),
+            worker.worker_id,
+        )
+    finally:
+        await gateway.stop(worker.worker_id, draining=False)
+
+
+async def _realtime(config: WorkerConfig, gateway: Gateway, worker_id: UUID) -> Finding:
+    """Join as a worker does, and hear a probe that the database sends."""
+    heard = asyncio.Event()
+    topics = {f"runhold:worker:{worker_id}": {"probe": heard.set}, "runhold:workers": {"wake": _nothing}}
+    meanwhile = "workers poll meanwhile"
+    try:
+        require_version()
+        connection = await listen(config.url, config.secret_key, topics, _nothing)
+    except ConfigError as error:
+        return Finding(check="Realtime", state="failed", says=_sentence(error))
+    except Exception as error:  # whatever a foreign library comes up with
+        why = str(error).replace(config.secret_key, "[secret]") or type(error).__name__
+        return Finding(check="Realtime", state="degraded", says=f"It can't be joined ({why}): {meanwhile}.")
+    try:
+        began = time.monotonic()
+        await gateway.heartbeat(worker_id, [], 0)
+        await asyncio.wait_for(heard.wait(), PROBE_WAIT_S)
+    except RunholdError as error:
+        return Finding(check="Realtime", state="failed", says=_sentence(error))
+    except TimeoutError:
+        says = (
+            f"It is joined, but a probe sent through the database is not heard within {PROBE_WAIT_S:g} s, so "
+            f"{meanwhile}: look at Realtime's logs and quotas, and at rows in realtime.messages."
+        )
+        return Finding(check="Realtime", state="degraded", says=says)
+    finally:
+        await connection.aclose()
+    took = round((time.monotonic() - began) * 1000)
+    return Finding(check="Realtime", state="ok", says=f"A probe through the database is heard ({took} ms).")
+
+
+def _nothing() -> None:
+    """A wake-up is for workers."""
+
+
+async def _clock(rpc: Rpc) -> Finding:
+    """Compare the clocks, by a question about no time at all."""
+    nothing = {"since": "9999-01-01T00:00:00Z"}
+    asked = time.time()
+    try:
+        answer: Any = await rpc.call("agent_health_metrics", nothing, deadline_s=TIMEOUT_S)
+        there = datetime.fromisoformat(answer["until"]).timestamp()
+    except (RunholdError, KeyError, TypeError, ValueError) as error:
+        return Finding(check="clock", state="skipped", says=f"The database does not say its time ({error}).")
+    answered = time.time()
+    skew = max(asked - there, there - answered, 0.0)
+    if skew > MAX_SKEW_S:
+        side = "ahead of" if asked > there else "behind"
+        says = (
+            f"This machine is {skew:.0f} s {side} the database: set its clock (NTP), or tokens are refused."
+        )
+        return Finding(check="clock", state="degraded", says=says)
+    return Finding(check="clock", state="ok", says=f"It agrees with the database's within {MAX_SKEW_S:g} s.")
+
+
+async def _tokens(config: WorkerConfig) -> Finding:
+    """Act as a user whom nobody knows: row level security shows them nothing, and no error."""
+
+    def failed(says: str) -> Finding:
+        return Finding(check="ctx.supabase", state="failed", says=says)
+
+    try:
+        key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
+    except ConfigError as error:
+        return failed(_sentence(error))
+    if key is None:
+        says = "There is no signing key, so tools can't use it: set SUPABASE_JWT_SIGNING_KEY if they shall."
+        return Finding(check="ctx.supabase", state="skipped", says=says)
+    users = UserClients(config.url, config.publishable_key, key)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await users(uuid4(), None).table("agent_executions").select("id").limit(1).execute()
+    except ConfigError as error:
+        return failed(_sentence(error))
+    except APIError as error:
+        return failed(
+            f"The project refuses what we sign ({error.message}): check SUPABASE_PUBLISHABLE_KEY, and that "
+            "the signing key is one of the project's."
+        )
+    except (httpx.HTTPError, TimeoutError) as error:
+        return failed(f"No answer to a user's request: {error or type(error).__name__}.")
+    finally:
+        await users.aclose()
+    return Finding(
+        check="ctx.supabase", state="ok", says="The project takes the tokens that we sign for users."
+    )
+
+
+async def _model(environ: Mapping[str, str]) -> Finding:
+    """Ask for the list of models, which costs nothing."""
+    key, base = environ.get("OPENAI_API_KEY"), environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+    if not key:
+        return Finding(check="model", state="skipped", says="OPENAI_API_KEY is not set here.")
+    host = httpx.URL(base).host or base
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S) as http:
+            answer = await http.get(f"{base.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        says = f"{host} does not answer: {type(error).__name__}."
+        return Finding(check="model", state="failed", says=says)
+    if answer.status_code in (401, 403):
+        return Finding(check="model", state="failed", says=f"{host} refuses OPENAI_API_KEY.")
+    if answer.status_code >= 500:
+        says = f"{host} answers {answer.status_code}; runs wait while it does."
+        return Finding(check="model", state="degraded", says=says)
+    return Finding(check="model", state="ok", says=f"{host} answers.")
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).rstrip(".")
+    return f"{text[:1].upper()}{text[1:]}."
