@@ -162,11 +162,11 @@ def test_cancelled_run_ends_cancelled_whatever_the_worker_says(world: World, to:
     run = world.running(worker, user)
     world.user(user, "select agent_cancel(%s)", run["id"])
     extra: dict[str, Any] = {"error": "TOOL_FAILED"} if to == "failed" else {}
-    worker.end(run, to, result={"text": None}, detail={"step": 4}, **extra)
+    worker.end(run, to, result={"text": None}, detail={"message": "m"}, **extra)
     row = world.run(run["id"])
     assert (row["status"], row["result"], row["error"]) == ("cancelled", None, None)
     detail = row["error_detail"]
-    assert (detail["result"], detail["step"]) == ({"text": None}, 4)
+    assert (detail["result"], detail["message"]) == ({"text": None}, "m")
     assert detail["requested_at"] is not None
     assert detail.get("error") == extra.get("error")
 
