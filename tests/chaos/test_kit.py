@@ -207,7 +207,7 @@ async def test_worker_comes_through_the_weather(stack: LocalStack, forks: ForkSe
         async with proxy.away():
             held.release()
             await eventually(lambda: "the lease is lost" in worker.log, "the loss of the lease")
-        await eventually(lambda: worker.log.count("worker ready") == 2, "a new registration")
+        await eventually(lambda: worker.log.count("worker ready") > 1, "a new registration")
         # its effect happened; the sweep of the worker itself finds that its old self is dead
         async with Reviewer(await town.reviewer(agent_type="courier")):
             await town.until(user, runs[0], "completed")

@@ -73,7 +73,7 @@ async def test_lost_answers_of_a_worker_s_own_calls_end_with_it_at_work(
     async with ScriptedModel(courier.script) as model, Effects() as effects:
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}
         async with Fleet(
-            forks, courier.__file__, "--lease", "6", folder=tmp_path, env=env, effects=effects
+            forks, courier.__file__, "--lease", "10", folder=tmp_path, env=env, effects=effects
         ) as fleet:
             town = Town(stack, tmp_path, model.base_url, forks)
             armed = [
