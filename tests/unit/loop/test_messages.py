@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
 
 from runhold import Agent, Limits, tool
@@ -79,6 +80,21 @@ async def test_a_worker_lost_after_it_was_told_leaves_the_message_to_the_next_on
     assert [message.content for message in row.messages] == ["Wait!"]
     await work(row, AGENT, model := ScriptedModel(says("Better.")))
     assert (row.result, heard(model, "Wait!")) == ({"text": "Better."}, 1)
+
+
+async def test_said_while_a_slow_tool_runs_is_heard_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runhold.loop.calls.HEAR_AFTER_S", 0)
+    row = Row()
+
+    @tool(effect="read")
+    async def slow() -> str:
+        await until(lambda: row.steps)  # the answer about the step is on its way, and knows nothing of it
+        row.say("Be brief.")
+        return "found"
+
+    agent = Agent(type="helper", model="m", instructions="i", tools=[slow])
+    await work(row, agent, model := ScriptedModel(asks(("slow", {})), says("Done.")))
+    assert [message["content"] for message in model.last_messages[-2:]] == ["found", "Be brief."]
 
 
 async def test_said_while_a_person_decides_is_heard_with_the_decision() -> None:

@@ -26,6 +26,10 @@ LEASE_WAIT_S: Final = 5.0
 ABANDON_AFTER_S: Final = 2.0
 """How long after its time-out, or its cancellation, a call that does not end is waited for."""
 
+HEAR_AFTER_S: Final = 1.0
+"""After tools that took this long the run waits until their results are stored: what people said to it meanwhile comes
+with that answer, and the model shall hear it at its next step. Beside such tools one round trip is nothing."""
+
 _LEASE_POLL_S = 0.1
 
 Obstacle = Literal["cancelled", "no_time", "lease"]
@@ -71,6 +75,8 @@ class CallRunner:
         :raises Ending: the database says stop: no effect has started.
         :raises Fenced: the run is someone else's. What runs is cancelled, nothing is written.
         """
+        clock = asyncio.get_running_loop().time
+        began = clock()
         running: Running = {}
         if self._journal.cancel_requested:
             self._write([(work, not_run(work, _OBSTACLES["cancelled"])) for work in works])
@@ -90,6 +96,8 @@ class CallRunner:
             for task in running:
                 task.cancel()
         self._state.require_storable()
+        if clock() - began >= HEAR_AFTER_S and not self._journal.cancel_requested:
+            await self._journal.confirm()
 
     async def obstacle(self) -> Obstacle | None:
         """Why no effect may start now, if so. A lease that is about to end gets a moment to be renewed."""
