@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from postgrest import APIError
 from psycopg.types.json import Jsonb
 from supabase import Client, ClientOptions, create_client
 from world import DEFINITION, Row, World, call, question, result, step
@@ -28,6 +29,7 @@ APPOINTED: dict[str, dict[str, str]] = {
     "operator": {"tenant_id": "acme", "role": "operator"},
 }
 PASSWORD = "a long passphrase"
+NOTHING = "nothing"
 WITH_RUNS = ("owner", "stranger")
 
 _numbers = itertools.count(1)
@@ -224,6 +226,24 @@ class Vault:
         self.world.sql("delete from agent_workers where id = %s", self.worker_id)
         for table in ("agent_budgets", "agent_usage", "model_prices"):
             self.world.sql(f"delete from {table}")
+
+
+@dataclass
+class Answer:
+    """What came of a call: an answer, nothing, or a refusal with its words."""
+
+    kind: str
+    words: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def called(cast: Cast, caller: str, name: str, arguments: dict[str, Any]) -> Answer:
+    try:
+        data = cast.clients[caller].rpc(name, arguments).execute().data
+    except APIError as error:
+        return Answer(str(error.code), error.json())
+    if name == "agent_health_metrics":
+        data = data["runs"]  # pyright: ignore
+    return Answer("answer" if data or name == "agent_prune" else NOTHING)
 
 
 def tables(world: World) -> list[str]:

@@ -76,11 +76,19 @@ const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0
   }
   serve(incoming, outgoing).catch((error) => {
     if (error instanceof ConnectionError) return send(outgoing, statusOf(error.code), JSON.stringify(bodyOf(error)));
+    if (isTooDeep(error) && !outgoing.headersSent) return send(outgoing, 413, TOO_DEEP);
     console.error(error);
     if (!outgoing.headersSent) send(outgoing, 500, JSON.stringify({ message: "The local API failed; see api.log." }));
     else outgoing.destroy();
   });
 });
+
+/** JSON nested too deeply for reading it recursively: what PostgreSQL says of it, as PostgREST passes it on. */
+const TOO_DEEP = JSON.stringify({ code: "54001", details: null, hint: null, message: "stack depth limit exceeded" });
+
+function isTooDeep(error) {
+  return error instanceof RangeError && /call stack/.test(error.message);
+}
 
 server.on("upgrade", (incoming, socket, head) => {
   if (realtime && isRealtime(incoming.url)) forwardUpgrade(realtime, incoming, socket, head);
