@@ -52,7 +52,7 @@ create table public.agent_tool_calls (
   constraint valid_call_status check (status in ('pending', 'awaiting_review', 'running', 'succeeded', 'failed', 'rejected', 'unknown')),
   constraint valid_effect check (effect in ('read', 'idempotent', 'unsafe')),
   constraint finished_at_set_iff_finished check ((finished_at is not null) = (status in ('succeeded', 'failed', 'rejected'))),
-  constraint cut_off_only_without_result check (cut_off is null or (cut_off in ('running', 'awaiting_review') and status in ('failed', 'rejected'))),
+  constraint cut_off_only_without_result check (cut_off is null or (cut_off in ('pending', 'running', 'awaiting_review') and status in ('failed', 'rejected'))),
   constraint one_call_per_position unique (execution_id, step_number, position)
 ) with (fillfactor = 75, autovacuum_vacuum_insert_scale_factor = 0.05);
 
@@ -64,7 +64,7 @@ comment on column public.agent_tool_calls.shown is 'What the model saw, where th
 comment on column public.agent_tool_calls.edited is 'A reviewer changed the arguments: tool_input is not what the model asked for.';
 
 comment on column public.agent_tool_calls.cut_off is
-  'The run''s end, not the tool or a person, ended this call; it was running or awaiting_review then. agent_retry takes it up again.';
+  'The run''s end, not the tool or a person, ended this call; it was pending, running or awaiting_review then. agent_retry takes it up again.';
 
 create table public.agent_messages (
   id uuid primary key default gen_random_uuid(),

@@ -217,7 +217,7 @@ create trigger after_review_decisions after update on public.agent_reviews
   referencing old table as old_reviews new table as new_reviews
   for each statement execute function runhold.after_review_decisions();
 
--- Closes what nobody needs to decide any more: reviews and waiting calls of those of the runs that have ended. Reviews
+-- Closes what nobody needs to decide or run any more: reviews and open calls of those of the runs that have ended. Reviews
 -- that someone is deciding at this instant are left to them, and to the sweep.
 create function runhold.close_reviews(p_execution_ids uuid[]) returns void
 language plpgsql security definer set search_path = ''
@@ -235,9 +235,9 @@ begin
                  where l.execution_id = any (v_ended) and l.status = 'pending' for update skip locked);
   perform set_config('runhold.closing', '', true);
   update public.agent_tool_calls c
-  set status = 'rejected', finished_at = runhold.now(), error = 'The run ended before this call was made.',
-      cut_off = 'awaiting_review'
-  where c.execution_id = any (v_ended) and c.status = 'awaiting_review';
+  set status = case c.status when 'pending' then 'failed' else 'rejected' end, finished_at = runhold.now(), cut_off = c.status,
+      error = format('The run ended before this call was made%s.', case when c.attempt > 0 then ' again' end)
+  where c.execution_id = any (v_ended) and c.status in ('pending', 'awaiting_review');
 end;
 $$;
 

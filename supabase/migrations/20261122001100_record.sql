@@ -204,7 +204,7 @@ begin
   where e.verdict in ('ok', 'stop', 'late')
     and c.execution_id = e.execution_id and c.step_number = r.step_number and c.position = r.position
     -- a late result may also settle what was unknown, or cut off, when the run ended
-    and (c.status in ('pending', 'running') or (e.verdict = 'late' and (c.status = 'unknown' or c.cut_off = 'running')));
+    and (c.status in ('pending', 'running') or (e.verdict = 'late' and (c.status = 'unknown' or c.cut_off in ('pending', 'running'))));
 end;
 $$;
 

@@ -59,7 +59,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   update public.agent_tool_calls c
-  set status = case c.cut_off when 'running' then 'pending' else 'awaiting_review' end, cut_off = null, error = null, finished_at = null
+  set status = case c.cut_off when 'awaiting_review' then 'awaiting_review' else 'pending' end, cut_off = null, error = null, finished_at = null
   where c.execution_id = p_execution_id and c.cut_off is not null;
 
   perform runhold.open_review(c.id, asked.kind, asked.summary)

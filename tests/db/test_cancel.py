@@ -42,6 +42,17 @@ def test_cancelled_pause_leaves_nothing_open(world: World) -> None:
     assert {c["status"] for c in world.calls(run["id"])} == {"rejected"}
 
 
+def test_call_that_was_to_run_again_does_not_stay_open(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    calls = [call(1, 0, "save", "idempotent", "running"), call(1, 1, "look", "read", "pending")]
+    worker.record(run, steps=[step(1, worker.definition)], calls=calls)
+    worker.heartbeat([])  # forgotten: it goes back to the queue
+    assert [c["status"] for c in world.calls(run["id"])] == ["pending", "pending"]
+    cancel(world, user, run["id"])
+    assert [(c["status"], c["cut_off"]) for c in world.calls(run["id"])] == [("failed", "pending")] * 2
+
+
 def test_cancel_says_what_may_have_happened(world: World) -> None:
     worker, user = world.worker(), world.person()
     run_id, _ = world.unknown(worker, user)
@@ -135,7 +146,9 @@ def test_every_way_to_a_cancelled_run_says_what_had_happened(world: World, how: 
     said: dict[str, Any] = {}
     if how == "record":
         # it heard of the cancel too late to know that this came after it
-        worker.end(run, "cancelled", detail={"step": 1, "finished": ["look", "save"], "finished_after_request": []})
+        worker.end(
+            run, "cancelled", detail={"step": 1, "finished": ["look", "save"], "finished_after_request": []}
+        )
     elif how == "completed":
         worker.end(run, "completed", result={"n": 1})
         said = {"result": {"n": 1}}

@@ -313,7 +313,8 @@ def test_late_results_need_the_last_fence(world: World) -> None:
     (again,) = two.claim()
     two.end(again, "failed", error="TOOL_FAILED")
     assert one.record(run, results=[result(1, 0)])["verdict"] == "fenced"
-    assert world.calls(run["id"])[0]["status"] == "pending"
+        (call_now,) = world.calls(run["id"])
+        assert (call_now["status"], call_now["cut_off"]) == ("failed", "pending")
 
 
 def test_what_was_spent_is_counted_after_the_end_and_nothing_else_changes(world: World) -> None:

@@ -160,13 +160,15 @@ class Model:
         self.close(run)
 
     def close(self, run: Run) -> None:
-        """An ended run has no open question and no call that waits for one."""
+        """An ended run has no open question and no open call."""
         if run.is_final:
             for question in run.open_questions:
                 question.open = False
             for call in run.calls.values():
                 if call.status == "awaiting_review":
                     call.status, call.cut_off = "rejected", "awaiting_review"
+                elif call.status == "pending":
+                    call.status, call.cut_off = "failed", "pending"
 
     def ask(self, call: Call, kind: str) -> None:
         if any(q.open for q in call.questions):
@@ -338,7 +340,7 @@ class Model:
             if call is None:
                 continue
             if call.status in ("pending", "running") or (
-                late and (call.status == "unknown" or call.cut_off == "running")
+                late and (call.status == "unknown" or call.cut_off in ("pending", "running"))
             ):
                 call.status, call.cut_off = raw["status"], None
 
@@ -417,7 +419,7 @@ class Model:
         run.attempt, run.wake = 0, None
         for call in run.calls.values():
             if call.cut_off is not None:
-                call.status = "pending" if call.cut_off == "running" else "awaiting_review"
+                call.status = "awaiting_review" if call.cut_off == "awaiting_review" else "pending"
                 call.cut_off = None
             if call.status == "awaiting_review" and not (call.questions and call.questions[-1].usable):
                 self.ask(call, call.questions[-1].kind)
