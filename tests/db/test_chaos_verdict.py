@@ -150,6 +150,11 @@ def test_effect_without_a_call_is_found(story: Story) -> None:
     assert story.problems() == {"an effect without a call"}
 
 
+def test_read_may_have_run_before_its_step_was_recorded(story: Story) -> None:
+    story.happen("look", step_number=2)
+    assert story.problems() == set()
+
+
 def test_effect_without_an_approval_is_found(story: Story) -> None:
     story.break_it("update agent_reviews set used_at = null where execution_id = RUN")
     assert story.problems() == {"an effect without an approval"}

@@ -8,6 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import httpx
+from postgrest import APIError
+
+from runhold.errors import Refused, is_retryable
+
 PATIENCE_S: Final = 60.0
 """How long something is waited for before it counts as never coming. Far longer than anything takes."""
 
@@ -29,3 +34,11 @@ async def eventually(check: Callable[[], Any], what: str = "it", *, patience_s: 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come in {patience_s:g} s")
         await asyncio.sleep(POLL_S)
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether a client's call got no answer, or one that says only: not now."""
+    if isinstance(error, APIError):
+        code = str(error.code)  # without a body of PostgREST's, it is the HTTP status
+        return is_retryable(Refused("", code=code)) or (len(code) == 3 and code.startswith("5"))
+    return isinstance(error, httpx.TransportError)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import httpx
 from postgrest import APIError
+
+from runhold.testing.chaos.patience import is_outage
 
 if TYPE_CHECKING:
     from supabase import AsyncClient
@@ -30,7 +33,7 @@ def approve(review: Review) -> Mapping[str, Any]:
 
 
 class Reviewer:
-    """Decides every open review that its client may see, until it is left.
+    """Decides every open review that its client may see, until it is left. During an outage it tries again.
 
     :ivar decided: the reviews that it decided, as they were.
     """
@@ -57,10 +60,14 @@ class Reviewer:
 
     async def _work(self) -> None:
         while True:
-            for review in await self._open():
-                columns = self._decide(review)
-                if columns is not None:
-                    await self._set(review, columns)
+            try:
+                for review in await self._open():
+                    columns = self._decide(review)
+                    if columns is not None:
+                        await self._set(review, columns)
+            except (APIError, httpx.TransportError) as error:
+                if not is_outage(error):
+                    raise
             await asyncio.sleep(LOOK_S)
 
     async def _open(self) -> list[Review]:

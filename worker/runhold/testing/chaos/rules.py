@@ -84,3 +84,10 @@ CALLS: Final[LiteralString] = """
     from agent_tool_calls c join agent_executions x on x.id = c.execution_id
     where x.id = any (%(runs)s::uuid[]) and c.step_number > x.copied_steps"""
 """Every call that was not copied from another run, and what people said about it."""
+
+READS: Final[LiteralString] = """
+    select distinct t ->> 'name' as name
+    from agent_definitions d cross join jsonb_array_elements(d.tools) t
+    where t ->> 'effect' = 'read'
+      and d.agent_type in (select x.agent_type from agent_executions x where x.id = any (%(runs)s::uuid[]))"""
+"""The tools that may run while their step is being recorded: killed in between, they leave no call."""

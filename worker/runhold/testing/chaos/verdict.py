@@ -7,7 +7,7 @@ database and the rules, do not fit.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
 
@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from runhold.testing.chaos.effects import Effect, Effects
-from runhold.testing.chaos.rules import CALLS, RULES
+from runhold.testing.chaos.rules import CALLS, READS, RULES
 
 Row = dict[str, Any]
 
@@ -94,6 +94,7 @@ def judge(
             for row in rows(query)
         ]
         calls = rows(CALLS)
+        reads = {row["name"] for row in rows(READS)}
     if ended:
         problems += [
             Problem(rule="a run that has not ended", run=str(row["id"]), what=row["status"])
@@ -106,7 +107,7 @@ def judge(
         happened = [effect for effect in effects.all() if effect.run in set(ids)]
         for effect in happened:
             counts[effect.kind] += effect.times
-        problems += _misfits(calls, happened)
+        problems += _misfits(calls, reads, happened)
     return Verdict(statuses=statuses, effects=counts, problems=problems, thrown=thrown or {})
 
 
@@ -128,7 +129,7 @@ def assert_nothing_lost(
     return verdict
 
 
-def _misfits(calls: Sequence[Row], happened: Sequence[Effect]) -> list[Problem]:
+def _misfits(calls: Sequence[Row], reads: Set[str], happened: Sequence[Effect]) -> list[Problem]:
     """Where the effects do not fit what the database says about the calls."""
     by_call: dict[tuple[str, int, int], list[Effect]] = {}
     for effect in happened:
@@ -145,7 +146,8 @@ def _misfits(calls: Sequence[Row], happened: Sequence[Effect]) -> list[Problem]:
         ]
     found += [
         Problem(rule="an effect without a call", run=run, what=f"step {step}, position {position}")
-        for run, step, position in by_call
+        for (run, step, position), effects in by_call.items()
+        if any(effect.kind not in reads for effect in effects)
     ]
     return found
 
