@@ -31,16 +31,18 @@ class Part:
     @property
     def running(self) -> bool:
         """Whether it was started and not stopped."""
-        return self._child is not None
+        return self._wanted
 
     async def start(self) -> None:
         """Start it, on the same port as ever, and wait until it serves. Harmless if it runs. Raises ChildEnded.
 
         The API and Realtime need the database for their start, later on they wait for it.
         """
-        if self._child is None:
-            self._child = await self._launch()
-            self._want(True)
+        if self._wanted:
+            return
+        await self.stop()  # an earlier stop may have been cancelled in the middle
+        self._child = await self._launch()
+        self._want(True)
 
     async def stop(self, *, immediate: bool = False) -> None:
         """Stop it in order, or as a crash does (`immediate`), and wait for its end. Harmless if it does not run.

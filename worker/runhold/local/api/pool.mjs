@@ -11,6 +11,9 @@ import { ConnectionError } from "./errors.mjs";
 
 const CONNECT_WITHIN_MS = 5000;
 
+/** Codes of Node's and the driver's errors about a socket; PostgreSQL's consist of five characters. */
+const OF_SOCKETS = /^(EPIPE|ECONNRESET|ETIMEDOUT|ERR_STREAM_\w+|ERR_SOCKET_\w+|CONNECTION_\w+)$/;
+
 /** At most `max` connections with the parsed options of a postgres.js. Requests wait in line for them. */
 export class Pool {
   #options;
@@ -81,13 +84,18 @@ class Connection {
   /** Why it can't be used any more, as a ConnectionError; null while it can. */
   lost = null;
   onlost = () => {};
+  #socket;
   #sql;
   #pending = new Set();
 
+  constructor(socket) {
+    this.#socket = socket;
+    socket.on("close", () => this.#lose());
+  }
+
   static async open(options) {
     const socket = await dial(options.host[0], options.port[0]);
-    const connection = new Connection();
-    socket.on("close", () => connection.#lose());
+    const connection = new Connection(socket);
     const driver = postgres({ ...options, max: 1, idle_timeout: null, max_lifetime: null, socket: once(socket) });
     try {
       connection.#sql = await connection.#orLost(driver.reserve());
@@ -107,15 +115,20 @@ class Connection {
   #orLost(doing) {
     return new Promise((resolve, reject) => {
       if (this.lost) return reject(this.lost);
+      const fail = (error) => reject(OF_SOCKETS.test(error.code) ? this.#lose(error) : error);
       this.#pending.add(reject);
-      doing.then(resolve, reject).finally(() => this.#pending.delete(reject));
+      doing.then(resolve, fail).finally(() => this.#pending.delete(reject));
     });
   }
 
-  #lose() {
-    this.lost = new ConnectionError("PGRST001", new Error("The connection was closed."));
+  /** From now on it can't be used, and whoever waits is told; answers what they are told. */
+  #lose(cause = new Error("The connection was closed.")) {
+    if (this.lost) return this.lost;
+    this.lost = new ConnectionError("PGRST001", cause);
+    this.#socket.destroy();
     for (const reject of this.#pending) reject(this.lost);
     this.onlost();
+    return this.lost;
   }
 }
 
