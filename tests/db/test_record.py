@@ -313,14 +313,15 @@ def test_late_results_need_the_last_fence(world: World) -> None:
     (again,) = two.claim()
     two.end(again, "failed", error="TOOL_FAILED")
     assert one.record(run, results=[result(1, 0)])["verdict"] == "fenced"
-        (call_now,) = world.calls(run["id"])
-        assert (call_now["status"], call_now["cut_off"]) == ("failed", "pending")
+    (left,) = world.calls(run["id"])
+    assert (left["status"], left["cut_off"]) == ("failed", "pending")
 
 
 def test_what_was_spent_is_counted_after_the_end_and_nothing_else_changes(world: World) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user)
     worker.end(run, "failed", error="TOOL_FAILED", detail={"message": "no"})
+    world.sql("update agent_executions set attempt = 2")
     before = world.run(run["id"])
     verdict = worker.record(
         run,
