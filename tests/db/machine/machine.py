@@ -29,6 +29,8 @@ AGENT = {
 }
 
 Shape = tuple[str, str, str, str | None]
+UNSAFE: Shape = ("send", "unsafe", "running", None)
+GATED: Shape = ("send", "unsafe", "awaiting_review", "approval")
 SHAPES: list[Shape] = [
     ("look", "read", "succeeded", None),
     ("look", "read", "failed", None),
@@ -36,12 +38,12 @@ SHAPES: list[Shape] = [
     ("save", "idempotent", "pending", None),
     ("save", "idempotent", "running", None),
     ("save", "idempotent", "awaiting_review", "approval"),
-    ("send", "unsafe", "running", None),
-    ("send", "unsafe", "running", None),
+    UNSAFE,
+    UNSAFE,
     ("send", "unsafe", "pending", None),
     ("send", "unsafe", "unknown", None),
-    ("send", "unsafe", "awaiting_review", "approval"),
-    ("send", "unsafe", "awaiting_review", "approval"),
+    GATED,
+    GATED,
     ("ask_person", "read", "awaiting_review", "question"),
 ]
 """Calls as a step may bring them: tool, effect, first status, and what people are asked about it."""
@@ -148,7 +150,9 @@ class RunsMachine(RuleBasedStateMachine):
         self.start_worker()
         self.world.configure(review_on_expiry=expiry, approvals_needed=needed)
         self.model.on_expiry, self.model.approvals_needed = expiry, needed
-        stories = st.lists(st.sampled_from(["held", "gated", "paused", "lost"]), max_size=4)
+        stories = st.lists(
+            st.sampled_from(["held", "gated", "paused", "unsafe", "lost"]), min_size=2, max_size=4
+        )
         for story in [*data.draw(stories, "stories"), "queued"]:
             self.begin_with(story)
 
@@ -161,13 +165,13 @@ class RunsMachine(RuleBasedStateMachine):
         (claimed,) = hand.worker.claim(1)
         self.model.claim(hand.id, hand.worker.claim_seq, [run.id], 1)
         hand.beliefs.append(Belief(run.id, claimed["fence"]))
-        shape = {"gated": SHAPES[10], "paused": SHAPES[10], "lost": SHAPES[6]}.get(story)
+        shape = {"gated": GATED, "paused": GATED, "unsafe": UNSAFE, "lost": UNSAFE}.get(story)
         if shape is not None:
             self.send(hand, hand.beliefs[-1], self.step_with(hand, run, [shape]))
         if story == "paused":
             self.send(hand, hand.beliefs[-1], {"transition": {"to": "awaiting_review"}})
         elif story == "lost":
-            self.send(hand, hand.beliefs[-1], {"transition": {"to": "pending"}})
+            self.release(hand, [run.id])
         self.rows_equal_the_model()
 
     @rule(data=st.data())
@@ -558,15 +562,15 @@ class RunsMachine(RuleBasedStateMachine):
                 del self.model.runs[run.id]
         elif what == "release":
             hand = self.any_hand(data)
-            ids = [b.run_id for b in self.some(data, hand.beliefs, "release")]
-            answer = self.world.service(
-                "select agent_worker_release(%s, %s::uuid[], 'shutdown')", hand.id, ids
-            )
-            assert answer["released"] == self.model.release(hand.id, ids)
+            self.release(hand, [b.run_id for b in self.some(data, hand.beliefs, "release")])
         elif what in ("drain", "stop"):
             hand = self.any_hand(data)
             answer = hand.worker.stop(draining=what == "drain")
             assert answer["released"] == self.model.stop(hand.id, draining=what == "drain")
+
+    def release(self, hand: Hand, ids: list[str]) -> None:
+        answer = self.world.service("select agent_worker_release(%s, %s::uuid[], 'shutdown')", hand.id, ids)
+        assert answer["released"] == self.model.release(hand.id, ids)
 
     # ------------------------------------------------------------------------------------------- always
 
