@@ -196,6 +196,8 @@ class Vault:
                     f"select to_jsonb(t) from public.{table} t where {nobodys[table]}"
                 )
                 continue
+            if "user_id" not in self.columns[table]:
+                continue  # a new table: a test asks for its line
             for name in WITH_RUNS:
                 where = f"user_id = '{self.cast.id_of(name)}'"
                 if table == "agent_reviews":

@@ -78,10 +78,10 @@ async def test_who_sends(vault: Vault, socket: Sockets, http: aiohttp.ClientSess
     topic = TOPICS[name][0](vault)
     listener = await socket(SERVICE)
     assert await may_listen(listener, vault, SERVICE, topic)
+    url = f"{vault.cast.stack.url}/realtime/v1/api/broadcast"
     message = {"topic": topic, "event": "wake", "payload": {"from": "a stranger"}}
     for caller in CALLERS[:-1]:
         headers = {"apikey": vault.cast.key(caller), "Authorization": f"Bearer {vault.cast.token(caller)}"}
-        url = f"{vault.cast.stack.url}/realtime/v1/api/broadcast"
         for private in (True, False):
             await http.post(url, json={"messages": [{**message, "private": private}]}, headers=headers)
         for private in (True, False):
