@@ -10,12 +10,13 @@ READY := $(VENV)/.setup-done
 JS_LOCK := $(wildcard tests/js/package-lock.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-polling lint format clean
+.PHONY: help setup demo dev test test-polling soak lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
+	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
 	@echo "make dev      the local stack with the example's worker, until Ctrl-C"
 	@echo "make lint     ruff and pyright"
 	@echo "make format   let ruff format"
@@ -52,6 +53,10 @@ test: $(READY)
 
 test-polling: $(READY)
 	$(BIN)/pytest --no-realtime --numprocesses auto --maxprocesses 4 --dist loadfile tests/stack/runs $(ARGS)
+
+soak: MINUTES ?= 30
+soak: $(READY)
+	@PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lint: $(READY)
 	$(BIN)/ruff check

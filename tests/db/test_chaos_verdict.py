@@ -150,6 +150,12 @@ def test_effect_without_a_call_is_found(story: Story) -> None:
     assert story.problems() == {"an effect without a call"}
 
 
+def test_lost_run_is_missed_also_where_others_are_left(world: World, story: Story) -> None:
+    world.submit(world.person())
+    story.break_it("delete from agent_executions where id = RUN")
+    assert "a run that is not there any more" in story.problems()
+
+
 def test_read_may_have_run_before_its_step_was_recorded(story: Story) -> None:
     story.happen("look", step_number=2)
     assert story.problems() == set()

@@ -7,8 +7,8 @@ from typing import Final, LiteralString
 
 RULES: Final[Mapping[str, LiteralString]] = {
     "a run that is not there any more": """
-        select id as run, 'it was submitted' as what from unnest(%(runs)s::uuid[]) id
-        where not exists (select from agent_executions x where x.id = id)""",
+        select s.id as run, 'it was submitted' as what from unnest(%(runs)s::uuid[]) s (id)
+        where not exists (select from agent_executions x where x.id = s.id)""",
     "a run that ended twice": """
         select execution_id as run, string_agg(kind, ', ' order by id) as what from agent_events
         where execution_id = any (%(runs)s::uuid[]) and kind in ('completed', 'failed', 'cancelled', 'retried')

@@ -1,0 +1,1 @@
+"""The soak: hundreds of runs on real workers in bad weather, and a verdict. `make soak` runs it."""
