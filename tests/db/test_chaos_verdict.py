@@ -152,7 +152,7 @@ def test_effect_without_a_call_is_found(story: Story) -> None:
 
 def test_lost_run_is_missed_also_where_others_are_left(world: World, story: Story) -> None:
     world.submit(world.person())
-    story.break_it("delete from agent_executions where id = RUN")
+    story.break_it(BROKEN["a run that is not there any more"])
     assert "a run that is not there any more" in story.problems()
 
 
