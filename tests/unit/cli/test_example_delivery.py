@@ -8,8 +8,8 @@ import pytest
 from examples.compliance.delivery import deliver
 
 from runhold import ToolFailed
-from runhold.testing.mailbox import Mailbox
 from runhold.runtime.loading import load_agents
+from runhold.testing.mailbox import Mailbox
 
 MAIL = {
     "to": "ada@example.com",

@@ -13,6 +13,7 @@ from fake_port import FakePort
 
 from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
+from runhold.loop import run_agent
 from runhold.loop.ports import Definition, Step, Usage
 from runhold.models.breaker import FAILURES_TO_OPEN, Breaker
 from runhold.models.inprocess import FunctionModel
@@ -349,7 +350,7 @@ async def test_runs_of_a_provider_that_is_down_wait_and_do_not_all_ask_it(bench:
 async def test_a_run_that_can_not_even_be_given_back_goes_on_by_the_next_heartbeat(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, attempts = runs.run_agent, 0
+    real, attempts = run_agent, 0
 
     async def broken_once(*args: Any, **options: Any) -> Any:
         nonlocal attempts

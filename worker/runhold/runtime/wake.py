@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
+from runhold.credentials import HIDDEN
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Connect, Connection, connect
-from runhold.telemetry.logs import HIDDEN
 
 logger = logging.getLogger(__name__)
 
