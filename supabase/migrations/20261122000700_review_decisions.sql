@@ -4,8 +4,49 @@
 -- approve, counted. After the statement: the decisions are written down, the calls and, once per run, the runs moved on.
 -- All or nothing.
 --
--- Locks: an UPDATE has locked the reviews; the runs follow, in order of their ids, each lock in a statement of its own,
--- because the next statement must see what the holder of the lock did. Whoever holds a run never waits for a review.
+-- Locks: the people first (an eraser begins there, too), then the reviews, which the UPDATE locks; the runs follow, in order
+-- of their ids, each lock in a statement of its own, because the next statement must see what the holder of the lock did.
+-- Whoever holds a run never waits for a review or a person.
+
+-- Until the end of this transaction nobody erases these people: what is written later may refer to them without waiting.
+create function runhold.hold_people(p_user_ids uuid[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform from auth.users u where u.id = any (p_user_ids) order by u.id for key share;
+end;
+$$;
+
+create function runhold.hold_decider() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  if coalesce(current_setting('runhold.closing', true), '') = 'on' then
+    return null;  -- whoever closes holds runs already, and signs nothing
+  end if;
+  perform runhold.hold_people(array[auth.uid()]);
+  if auth.uid() is not null and not exists (select from auth.users u where u.id = auth.uid()) then
+    perform runhold.refuse('RH010', 'A decision needs a person; this one was erased.', 'Sign in as somebody else.');
+  end if;
+  return null;
+end;
+$$;
+
+create trigger before_review_decisions_0 before update of status, edited_input, answer, comment on public.agent_reviews
+  for each statement execute function runhold.hold_decider();
+
+-- Erasing a person deletes their runs, and each with it its reviews: the wrong way round. So the reviews are taken here.
+create function runhold.before_user_delete() returns trigger
+language plpgsql volatile security definer set search_path = ''
+as $$
+begin
+  perform from public.agent_reviews r where r.user_id = old.id or r.reviewer_id = old.id order by r.id for update;
+  return old;
+end;
+$$;
+
+create trigger runhold_before_user_delete before delete on auth.users
+  for each row execute function runhold.before_user_delete();
 
 -- Did this statement name edited_input? Whoever approves after somebody's edit must: they show that they saw it.
 create function runhold.note_named_edit() returns trigger

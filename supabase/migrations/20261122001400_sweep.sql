@@ -156,7 +156,8 @@ begin atomic
   select runhold.sweep();
 end;
 
--- Retention: the oldest ended runs, with all that belongs to them, and workers that died long ago.
+-- Retention: the oldest ended runs, with all that belongs to them, and workers that died long ago. A run with a question that
+-- the sweep has not closed yet is left for the next time: somebody may be answering it, and holds the review.
 create function runhold.prune(p_older_than interval, p_limit integer) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -169,6 +170,7 @@ begin
   delete from public.agent_executions x
   where x.id in (select e.id from public.agent_executions e
                  where runhold.is_final(e.status) and e.completed_at < runhold.now() - p_older_than
+                   and not exists (select from public.agent_reviews r where r.execution_id = e.id and r.status = 'pending')
                  order by e.completed_at limit least(greatest(p_limit, 0), 10000) for update skip locked);
   get diagnostics v_count = row_count;
   delete from public.agent_workers w

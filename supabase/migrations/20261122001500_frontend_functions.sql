@@ -71,16 +71,18 @@ begin
 end;
 $$;
 
--- The same, locked, as it is under the lock.
+-- The same, locked, as it is under the lock. The people come first, as for whoever erases one of them: what follows may
+-- refer to the owner or the caller.
 create function runhold.lock_steered(p_execution_id uuid) returns public.agent_executions
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_run public.agent_executions := runhold.steered(p_execution_id);
 begin
+  perform runhold.hold_people(array[v_run.user_id, auth.uid()]);
   select x.* into v_run from public.agent_executions x where x.id = p_execution_id for no key update;
-  if not found then
-    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'It was deleted at this instant.');
+  if not found or not runhold.may_steer(v_run.user_id, v_run.tenant_id, v_run.agent_type) then
+    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'It, or your account, was deleted at this instant.');
   end if;
   return v_run;
 end;

@@ -6,30 +6,9 @@ the other meetings. After each, nothing is stuck: with time, one more worker and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import psycopg
-import pytest
-from invariants import assert_everything_ends
 from psycopg.types.json import Jsonb
 from world import Row, Worker, World, call, refused, result, step
-
-LONG_AFTER_S = 100_000
-
-
-@pytest.fixture
-def arena(world: World) -> Iterator[World]:
-    """A world in which, after the meeting, everything still comes to its end."""
-    yield world
-    world.close_others()
-    clock = [float(LONG_AFTER_S)]
-
-    def advance(seconds: float) -> None:
-        clock[0] += seconds
-        world.at(clock[0])
-
-    advance(0)
-    assert_everything_ends(world, advance)
 
 
 def record_in(cursor: psycopg.Cursor[Row], worker: Worker, entry: Row) -> str:
