@@ -55,12 +55,14 @@ $$;
 -- What a project may set, by SQL:  update runhold.settings set value = '{app_metadata,org}' where name = 'tenant_claim';
 create table runhold.settings (
   name text primary key,
-  value text not null,
-  description text not null
+  value text,
+  description text not null,
+  constraint retention_is_an_hour_at_least check (name <> 'retention' or value::interval >= interval '1 hour')
 );
 
 insert into runhold.settings (name, value, description) values
-  ('tenant_claim', '{app_metadata,tenant_id}', 'path of the tenant''s id in the user''s JWT; null without');
+  ('tenant_claim', '{app_metadata,tenant_id}', 'path of the tenant''s id in the user''s JWT; null without'),
+  ('retention', null, 'age at which ended runs are deleted, like 90 days, where pg_cron runs; null: never');
 
 create function runhold.setting(p_name text) returns text
 language sql stable security definer set search_path = ''
@@ -104,6 +106,21 @@ language plpgsql set search_path = ''
 as $$
 begin
   raise exception using errcode = p_code, message = p_message, hint = coalesce(p_hint, '');
+end;
+$$;
+
+-- Why a worker could not read this JSON, if so. PostgreSQL takes numbers of any length and nests further than parsers do;
+-- one such value in the answer to a claim would make all of that answer unreadable.
+create function runhold.why_unreadable(p_value jsonb) returns text
+language plpgsql immutable parallel safe security definer set search_path = ''
+as $$
+begin
+  if jsonb_path_exists(p_value, '$.**{101}') then
+    return 'is more than 100 levels deep';
+  elsif jsonb_path_exists(p_value, '$.** ? (@.type() == "number" && (@ > 1.8e308 || @ < -1.8e308))') then
+    return 'has a number beyond 1.8e308';
+  end if;
+  return null;
 end;
 $$;
 

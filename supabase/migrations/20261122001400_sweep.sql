@@ -186,6 +186,17 @@ begin atomic
   select runhold.prune(older_than, "limit");
 end;
 
+-- Retention as the project has set it: what pg_cron calls. A bounded part of what is due; the rest next time.
+create function runhold.prune_as_set() returns integer
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_age interval := runhold.setting('retention');
+begin
+  return case when v_age is null then 0 else runhold.prune(v_age, 1000) end;
+end;
+$$;
+
 revoke execute on all functions in schema runhold from public;
 revoke execute on function public.agent_sweep(), public.agent_prune(interval, integer) from public, anon, authenticated;
 grant execute on function runhold.sweep(), runhold.prune(interval, integer) to service_role;

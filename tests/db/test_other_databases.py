@@ -99,6 +99,29 @@ def test_without_realtime_and_cron_everything_works_by_polling(
         world.close()
 
 
+CRON = """
+create schema cron;
+create table cron.job (jobname text primary key, schedule text, command text);
+create function cron.schedule(job_name text, schedule text, command text) returns bigint language sql as $$
+  insert into cron.job values (job_name, schedule, command)
+  on conflict (jobname) do update set schedule = excluded.schedule, command = excluded.command returning 1::bigint $$;
+create function cron.schedule(schedule text, command text) returns bigint language sql as 'select 1::bigint';
+"""
+
+
+def test_where_cron_exists_the_sweep_and_retention_are_scheduled(plain: psycopg.Connection) -> None:
+    plain.execute(CRON)
+    assert "runhold: no pg_cron here; workers sweep" not in migrate(plain)
+    plain.execute(MIGRATIONS[-1].read_bytes())  # by hand, once more: the same jobs
+    jobs = plain.execute("select jobname, schedule, command from cron.job order by 1").fetchall()
+    assert [(name, schedule) for name, schedule, _ in jobs] == [
+        ("runhold-prune", "*/10 * * * *"),
+        ("runhold-sweep", "30 seconds"),
+    ]
+    answers = [plain.execute(command).fetchone() for *_, command in jobs]
+    assert answers == [(0,), ({"requeued": 0, "expired": 0, "repaired": 0},)]
+
+
 def test_older_project_with_generous_defaults_ends_with_the_same_rights(
     plain: psycopg.Connection, world: World
 ) -> None:
