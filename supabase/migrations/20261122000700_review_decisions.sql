@@ -87,11 +87,23 @@ begin
 end;
 $$;
 
+-- Who decides. Refuses keys, and tokens without a person in them.
+create function runhold.require_person() returns uuid
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if auth.uid() is null then
+    perform runhold.refuse('RH010', 'A decision needs a signed-in person.', 'Sign in as a reviewer; keys can not decide.');
+  end if;
+  return auth.uid();
+end;
+$$;
+
 create function runhold.before_review_decision() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_uid uuid := auth.uid();
+  v_uid uuid;
 begin
   if current_setting('runhold.closing', true) = 'on' then
     new.decided_at := runhold.now();  -- not a person: the run ended, or the sweep found that the time is up
@@ -101,9 +113,7 @@ begin
     perform runhold.refuse('RH011', format('A review can not be set to %s.', quote_literal(new.status)),
       'Set status to approved or rejected.');
   end if;
-  if v_uid is null then
-    perform runhold.refuse('RH010', 'A decision needs a signed-in person.', 'Sign in as a reviewer; keys can not decide.');
-  end if;
+  v_uid := runhold.require_person();
   if old.status <> 'pending' then
     perform runhold.refuse('RH007', format('This review is already %s.', old.status), 'Reload: someone was faster.');
   end if;

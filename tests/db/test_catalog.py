@@ -49,6 +49,7 @@ def test_signed_in_users_may_execute_these_and_no_others(world: World) -> None:
     """In schema runhold, which they can't name: what policies and the API's thin functions call for them."""
     assert callable_by(world, "authenticated") == [
         "agent_cancel",
+        "agent_decide",
         "agent_disable",
         "agent_enable",
         "agent_fork",
@@ -60,11 +61,14 @@ def test_signed_in_users_may_execute_these_and_no_others(world: World) -> None:
         "agent_timeline",
         "cancel",
         "disable",
+        "check_decide",
+        "decide",
         "enable",
         "fork",
         "is_reviewer",
         "may_listen",
         "may_review",
+        "lock_executions",
         "retry",
         "review_context",
         "send",

@@ -94,6 +94,12 @@ FUNCTIONS = {
     "agent_fork": Api("agent_fork(%(run)s, 1)", ("owner", "operator", "service")),
     # the run has not failed: whoever may retry it is told so
     "agent_retry": Api("agent_retry(%(run)s)", ("owner", "operator", "service"), told="RH018"),
+    # a verdict for everybody: strangers hear RH015, as of any id
+    "agent_decide": Api(
+        "case when (agent_decide(array[%(review)s]::uuid[], 'approved') -> 0 ->> 'code') is distinct from 'RH015' then true end",
+        ("owner", "reviewer", "operator"),
+        ("authenticated",),
+    ),
     "agent_disable": Api("agent_disable('writer')", ("operator", "service")),
     "agent_enable": Api("agent_enable('writer')", ("operator", "service")),
     "agent_timeline": Api(

@@ -200,6 +200,28 @@ def test_rejected_it_does_not_happen_and_the_agent_reads_why(runhold: Runhold, p
     assert "not on sundays" in json.dumps(runhold("show", run, "--json").json["run"]["result"])
 
 
+@pytest.mark.usefixtures("worker")
+def test_several_are_decided_each_on_its_own(runhold: Runhold, people: People) -> None:
+    _, reviewer = people
+    runs = [submit(runhold, "send") for _ in range(3)]
+    first, second, third = (until_review(runhold, run) for run in runs)
+    assert runhold("approve", first, second, "--edit", "{}", "--as", reviewer).status == 2
+    assert runhold("approve", first, "abcdef", "--as", reviewer).status == 3  # a mistake decides nothing
+    assert runhold("approve", first, "--as", reviewer).status == 0
+    some = runhold("approve", first[:8], second[:8], "--as", reviewer)
+    assert some.status == 1
+    for part in (
+        f"{first[:8]} refused",
+        "RH007: This review is already",
+        f"{second[:8]} approved: send_letter",
+    ):
+        assert part in some.err
+    said = runhold("reject", second, third, "-m", "not on sundays", "--json", "--as", reviewer)
+    assert (said.status, [v["verdict"] for v in said.json]) == (1, ["refused", "rejected"])
+    assert [runhold("watch", run).status for run in runs] == [0, 0, 0]
+    assert letters.SENT == ["ada: hello", "ada: hello"]
+
+
 @pytest.mark.usefixtures("people")
 def test_nothing_waits_is_said_beside_the_output(runhold: Runhold) -> None:
     said = runhold("reviews")

@@ -76,6 +76,7 @@ async def test_blocks_of_the_frontends_guide_run_as_they_stand(town: Town, tmp_p
         + text
         + "\nif (error) throw error\n"
         + 'if (open.length !== 1) throw new Error("the reviewer found " + open.length)\n'
+        + 'if (verdicts[0].code !== "RH007") throw new Error("no verdict but " + JSON.stringify(verdicts))\n'
         + 'if (!timeline.length) throw new Error("no timeline")\n'
         + 'if (!cancelled.id) throw new Error("no answer to the cancel")\n'
         + 'if (!message.id || again.forked_from !== run.id) throw new Error("no fork to talk to")\n'

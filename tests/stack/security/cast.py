@@ -243,6 +243,10 @@ def called(cast: Cast, caller: str, name: str, arguments: dict[str, Any]) -> Ans
         data = cast.clients[caller].rpc(name, arguments).execute().data
     except APIError as error:
         return Answer(str(error.code), error.json())
+    if name == "agent_decide":  # a refusal is in the verdict
+        (verdict,) = data
+        verdict.pop("id")  # pyright: ignore
+        return Answer(verdict["code"] or "answer", verdict)  # pyright: ignore
     if name == "agent_health_metrics":
         data = data["runs"]  # pyright: ignore
     return Answer("answer" if data or name == "agent_prune" else NOTHING)

@@ -74,6 +74,14 @@ FUNCTIONS = {
         answers="owner stranger service", arguments=lambda _: {"agent_type": "vault"}, otherwise=NOTHING
     ),
     # operators of all tenants only, and nobody of the cast is one
+    # a verdict per row; it decides nothing, as there is no such decision
+    "agent_decide": Function(
+        answers="RH011: owner reviewer operator",
+        arguments=lambda vault: {"ids": [vault.reviews["owner"]], "status": "maybe"},
+        otherwise="RH015",
+        callable_by=" ".join(SIGNED_IN),
+        target="ids",
+    ),
     "agent_disable": Function(
         answers=SERVICE, arguments=lambda _: {"agent_type": "vault"}, otherwise="RH021", target="agent_type"
     ),
@@ -128,9 +136,8 @@ def test_who_gets_an_answer(cast: Cast, vault: Vault, name: str) -> None:
 def test_refusals_are_the_same_for_rows_that_do_not_exist(cast: Cast, vault: Vault, name: str) -> None:
     function = FUNCTIONS[name]
     arguments = function.arguments(vault)
-    nowhere = arguments | {
-        function.target: "nowhere" if function.target == "agent_type" else str(uuid.uuid4())
-    }
+    nobodys = {"agent_type": "nowhere", "ids": [str(uuid.uuid4())]}
+    nowhere = arguments | {function.target: nobodys.get(function.target, str(uuid.uuid4()))}
     for caller in ("anon", "colleague", "stranger", "other_reviewer"):
         assert called(cast, caller, name, arguments) == called(cast, caller, name, nowhere), caller
 

@@ -141,6 +141,12 @@ class Backend:
             raise NotFound(f"There is no review {review_id}, or you are not one of its reviewers.")
         return rows[0]
 
+    async def decide_all(self, review_ids: Sequence[str], status: str, comment: str | None) -> list[Row]:
+        """One decision about many reviews; a verdict for each."""
+        return await self._rpc(
+            "agent_decide", {"ids": list(review_ids), "status": status, "comment": comment}
+        )
+
     async def review_context(self, review_id: str) -> Row:
         return await self._rpc("agent_review_context", {"review_id": review_id})
 

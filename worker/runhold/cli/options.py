@@ -31,6 +31,14 @@ ReviewId = Annotated[
         show_default=False,
     ),
 ]
+ReviewIds = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="REVIEW...",
+        help="One or more reviews: the id, or how it begins; the run's does, too, if it has one open review.",
+        show_default=False,
+    ),
+]
 
 USUAL_PORT: Final = 54321
 """The API's, as in Supabase's own local stack (``runhold.local.stack.DEFAULT_PORT``)."""

@@ -10,11 +10,12 @@ import typer
 
 from runhold.cli.backend import Backend, Row
 from runhold.cli.exits import CommandError, UsageError
-from runhold.cli.options import As, AsJson, ReviewId, read_object
+from runhold.cli.options import As, AsJson, ReviewId, ReviewIds, read_object
 from runhold.cli.output import out, print_json, say
 from runhold.cli.person import sign_in_as
 from runhold.cli.project import find_project
 from runhold.cli.render import review_line, review_panel, reviews_table, short
+from runhold.cli.verdicts import decide_several
 
 Comment = Annotated[str | None, typer.Option("--comment", "-m", help="For the record.", show_default=False)]
 
@@ -55,7 +56,7 @@ def reviews(
 
 
 def approve(
-    review: ReviewId,
+    reviews: ReviewIds,
     edit: Annotated[
         str | None,
         typer.Option(
@@ -74,13 +75,19 @@ def approve(
     Examples:
       runhold approve 9c1e
       runhold approve 9c1e --edit '{"to": "legal@example.com"}' --comment "to legal instead"
+      runhold approve 9c1e 77ab 0d3f      # each on its own: some may be refused
     """
     changes = None if edit is None else read_object(edit, "--edit")
+    if changes is not None and len(reviews) > 1:
+        raise UsageError("--edit changes the arguments of one call: give one review.")
 
     async def work() -> None:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            found = await backend.find_review(review)
+            if len(reviews) > 1:
+                await decide_several(backend, reviews, "approved", comment, as_json=as_json)
+                return
+            found = await backend.find_review(reviews[0])
             _require_kind(found, "approval")
             decision: Row = {"status": "approved", "comment": comment}
             if changes is not None:
@@ -92,7 +99,7 @@ def approve(
 
 
 def reject(
-    review: ReviewId,
+    reviews: ReviewIds,
     comment: Annotated[
         str | None,
         typer.Option(
@@ -105,8 +112,9 @@ def reject(
     """Reject what an agent wants to do. It does not happen; the agent reads your comment and goes on.
 
     \b
-    Example:
+    Examples:
       runhold reject 9c1e --comment "Ask them by phone first."
+      runhold reject 9c1e 77ab 0d3f --comment "Not this week."
     """
     if not (comment or "").strip():
         raise UsageError("A rejection needs --comment: the agent goes on by what you say there.")
@@ -114,7 +122,10 @@ def reject(
     async def work() -> None:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            found = await backend.find_review(review)
+            if len(reviews) > 1:
+                await decide_several(backend, reviews, "rejected", comment, as_json=as_json)
+                return
+            found = await backend.find_review(reviews[0])
             decided = await backend.decide(str(found["id"]), {"status": "rejected", "comment": comment})
         _report(decided, "Rejected", as_json=as_json)
 
