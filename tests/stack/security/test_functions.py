@@ -73,7 +73,6 @@ FUNCTIONS = {
     "agent_health_metrics": Function(
         answers="owner stranger service", arguments=lambda _: {"agent_type": "vault"}, otherwise=NOTHING
     ),
-    # operators of all tenants only, and nobody of the cast is one
     # a verdict per row; it decides nothing, as there is no such decision
     "agent_decide": Function(
         answers="RH011: owner reviewer operator",
@@ -82,6 +81,7 @@ FUNCTIONS = {
         callable_by=" ".join(SIGNED_IN),
         target="ids",
     ),
+    # operators of all tenants only, and nobody of the cast is one
     "agent_disable": Function(
         answers=SERVICE, arguments=lambda _: {"agent_type": "vault"}, otherwise="RH021", target="agent_type"
     ),
