@@ -127,8 +127,8 @@ begin
     if not v_name = any (runhold.limit_names()) then
       perform runhold.refuse('RH004', format('Unknown limit %I.', v_name),
         'Limits are ' || array_to_string(runhold.limit_names(), ', ') || '.');
-    elsif jsonb_typeof(v_value) <> 'number' or (v_value)::numeric <= 0 then
-      perform runhold.refuse('RH004', format('The limit %I must be a number above 0.', v_name));
+    elsif jsonb_typeof(v_value) <> 'number' or (v_value)::numeric <= 0 or (v_value)::numeric > 1e15 then
+      perform runhold.refuse('RH004', format('The limit %I must be a number above 0.', v_name), 'And at most 1e15.');
     elsif jsonb_typeof(p_allowed -> v_name) = 'number' and v_value::numeric > (p_allowed -> v_name)::numeric then
       perform runhold.refuse('RH004',
         format('The limit %I of %s is wider than agent type %I allows (%s).', v_name, v_value, p_agent_type, p_allowed ->> v_name),
@@ -160,6 +160,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_bytes integer;
+  v_problem text;
 begin
   if new.status <> 'pending' then
     perform runhold.refuse('RH005', format('A run can not begin as %s.', new.status), 'Leave status out.');
@@ -173,6 +174,10 @@ begin
   if v_bytes > 262144 then
     perform runhold.refuse('RH003', format('input_data has %s bytes; at most 262144 (256 KiB) are allowed.', v_bytes),
       'Put large content into Storage and send a reference.');
+  end if;
+  v_problem := runhold.why_unreadable(new.input_data);
+  if v_problem is not null then
+    perform runhold.refuse('RH003', format('input_data %s.', v_problem), 'Send what is odd about it as text.');
   end if;
 
   -- a client that sends null where nothing is meant

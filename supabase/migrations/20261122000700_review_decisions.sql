@@ -104,6 +104,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_uid uuid;
+  v_problem text;
 begin
   if current_setting('runhold.closing', true) = 'on' then
     new.decided_at := runhold.now();  -- not a person: the run ended, or the sweep found that the time is up
@@ -135,6 +136,11 @@ begin
   end if;
   if old.kind = 'question' and new.status = 'approved' and new.answer is null then
     perform runhold.refuse('RH011', 'A question needs an answer.', 'Set answer together with status.');
+  end if;
+
+  v_problem := coalesce('edited_input ' || runhold.why_unreadable(new.edited_input), 'answer ' || runhold.why_unreadable(new.answer));
+  if v_problem is not null then
+    perform runhold.refuse('RH011', format('%s.', v_problem), 'Send what is odd about it as text.');
   end if;
 
   new.reviewer_id := v_uid;

@@ -388,3 +388,25 @@ def test_questions_and_unknown_outcomes_need_one_person(world: World) -> None:
     world.configure(approvals_needed=3)
     _, review = world.unknown(worker, world.person())
     assert review["approvals_needed"] == 1
+
+
+@pytest.mark.parametrize("value", ["[" * 150 + "]" * 150, "1" * 5000], ids=["deep", "long number"])
+def test_what_no_worker_could_read_is_no_answer_and_no_edit(world: World, value: str) -> None:
+    """It would come with the answer to a claim, and make all of that answer unreadable."""
+    worker, reviewer = world.worker(), world.reviewer()
+    _, (review,) = world.paused(worker, world.person())
+    with refused("RH011", says="edited_input "):
+        world.user(
+            reviewer,
+            "update agent_reviews set status = 'approved', edited_input = %s::text::jsonb where id = %s",
+            f'{{"x": {value}}}',
+            review["id"],
+        )
+    _, asked = world.unknown(worker, world.person())
+    with refused("RH011", says="answer "):
+        world.user(
+            reviewer,
+            "update agent_reviews set status = 'approved', answer = %s::text::jsonb where id = %s",
+            f'{{"outcome": "happened", "result": {value}}}',
+            asked["id"],
+        )

@@ -235,3 +235,33 @@ def test_two_rows_with_one_key_are_a_conflict(world: World) -> None:
     world.submit(world.person(), idempotency_key="k")
     with refused("23505"):
         world.submit(user, idempotency_key="k")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"x": ' + "[" * 150 + "]" * 150 + "}", '{"x": ' + '{"x":' * 150 + "1" + "}" * 150 + "}"],
+    ids=["lists", "objects"],
+)
+def test_input_that_no_worker_could_read_for_its_depth_is_refused(world: World, text: str) -> None:
+    """One such run in the answer to a claim would make all of that answer unreadable."""
+    world.worker()
+    with refused("RH003", says="more than 100 levels deep"):
+        world.submit(world.person(), input_data=json.loads(text))
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "-1" + "0" * 5000, "1e400"])
+def test_input_with_a_number_that_no_worker_could_read_is_refused(world: World, number: str) -> None:
+    world.worker()
+    user = world.person()
+    with refused("RH003", says="number"):
+        world.user(
+            user,
+            "insert into agent_executions (agent_type, input_data) values ('writer', %s::text::jsonb)",
+            f'{{"x": [{{"y": {number}}}]}}',
+        )
+
+
+def test_input_that_is_just_deep_and_large_enough_is_taken(world: World) -> None:
+    world.worker()
+    given: dict[str, Any] = {"x": -(10**308), "y": json.loads("[" * 99 + "]" * 99)}
+    assert world.run(world.submit(world.person(), input_data=given))["input_data"] == given
