@@ -119,7 +119,7 @@ def acknowledged(world: World, run_id: str) -> dict[str, Any]:
 
 
 def three_calls(world: World, worker: Worker, user: str) -> Row:
-    """A run with a call that has finished, and two that run."""
+    """A run with a call that has finished, three that run, and one that never began."""
     run = world.running(worker, user)
     worker.record(
         run,
@@ -128,6 +128,8 @@ def three_calls(world: World, worker: Worker, user: str) -> Row:
             call(1, 0, "look", "read", "succeeded"),
             call(1, 1, "save", "idempotent", "running"),
             call(1, 2, "send", "unsafe", "running"),
+            call(1, 3, "find", "read", "running"),
+            call(1, 4, "ask", "read", "pending"),
         ],
     )
     return run
@@ -167,6 +169,7 @@ def test_every_way_to_a_cancelled_run_says_what_had_happened(world: World, how: 
         "step": 1,
         "finished": ["look"],
         "finished_after_request": ["save"],
+        "cut_off": ["find"],
         "unknown": ["send"],
         **said,
     }
@@ -185,6 +188,7 @@ def test_run_that_waits_says_at_once_what_had_happened(world: World) -> None:
         "step": 1,
         "finished": ["look"],
         "finished_after_request": [],
+        "cut_off": ["save", "find"],
         "unknown": ["send"],
     }
 

@@ -162,13 +162,19 @@ def test_what_runhold_told_the_model_and_where_a_run_comes_from_are_told() -> No
             {**step(3, 2, content="done"), "injected": said},
             event(4, "requeued", WORKER, "worker", reason="model_outage", wake_at=at(9)),
             event(5, "retried", USER, "user", limits={"max_steps": 50}),
-            event(6, "cancelled", WORKER, "worker", detail={"finished": ["look"], "unknown": ["send"]}),
+            event(
+                6,
+                "cancelled",
+                WORKER,
+                "worker",
+                detail={"finished": ["look"], "cut_off": ["save"], "unknown": ["send"]},
+            ),
         ],
     )
     parts = [
         "ada forked it from run 40000000, to be decided anew from step 3 on", "step 3", "Runhold: Stop calling it.", "the final answer",
         "the model's provider gives no answer", 'ada took it up again, with limits {"max_steps": 50}', "cancelled it",
-        "In its last step had finished before: look. Nobody knows whether it happened: send.",
+        "In its last step had finished before: look. Cut off, though what had begun may still finish: save. Nobody knows whether it happened: send.",
     ]  # fmt: skip
     assert len(lines) == len(parts), lines
     for line, part in zip(lines, parts, strict=True):

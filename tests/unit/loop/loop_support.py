@@ -144,6 +144,7 @@ class Row:
     fence: int = 0
     steps: list[Step] = field(default_factory=list)
     calls: dict[tuple[int, int], ToolCall] = field(default_factory=dict)
+    cut_off: set[tuple[int, int]] = field(default_factory=set)
     reviews: list[Review] = field(default_factory=list)
     edits: dict[UUID, dict[str, Any]] = field(default_factory=dict)
     summaries: list[str] = field(default_factory=list)
@@ -323,6 +324,11 @@ class Row:
         to = transition.to
         if self.cancel_requested and to in ("completed", "failed", "pending"):
             to = "cancelled"
+        if to in ("failed", "cancelled"):
+            for key, call in self.calls.items():
+                if (call.status == "running" and call.effect != "unsafe") or call.status == "pending":
+                    self.cut_off.add(key)
+                    self.calls[key] = replace(call, status="failed", error="cut off")
         self.status, self.result, self.error = to, through_jsonb(transition.result), transition.error
         self.detail = through_jsonb(transition.detail)
         if transition.reason == "model_outage" and self.outage_since is None:
@@ -341,6 +347,9 @@ class Row:
         assert self.status == "failed", self.status
         self.status, self.error, self.detail, self.outage_since = "pending", None, None, None
         self.resumed_after_step = len(self.steps)
+        for key in self.cut_off:
+            self.calls[key] = replace(self.calls[key], status="pending", error=None)
+        self.cut_off.clear()
 
     def lose_worker(self) -> None:
         """The lease ended."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,7 +12,8 @@ from typing import Any
 import pytest
 from loop_support import FakeClock, Row, ScriptedModel, asks, says, work
 
-from runhold import Agent, Limits, ToolFailed, tool
+from runhold import Agent, Limits, RunContext, ToolFailed, tool
+from runhold.agents import Effect
 from runhold.errors import ModelRejected, ModelUnavailable
 
 
@@ -124,3 +128,76 @@ async def test_a_fork_runs_on_from_copied_steps() -> None:
     assert (fork.status, fork.result, len(fork.steps)) == ("completed", {"text": "Forked."}, 5)
     assert not any(step.injected for step in fork.steps), "what was copied is not held against it"
     assert len([message for message in model.last_messages if message["role"] == "tool"]) == 4
+
+
+class Slow:
+    """A tool that at first takes longer than its run has time, or than it has itself, and then no time."""
+
+    def __init__(self, effect: Effect, *, how: str = "async", timeout: float = 30) -> None:
+        self.keys: list[str] = []
+
+        async def waits(ctx: RunContext) -> str:
+            self.keys.append(ctx.idempotency_key)
+            await asyncio.sleep(5 if len(self.keys) == 1 else 0)
+            return "did"
+
+        def blocks(ctx: RunContext) -> str:
+            self.keys.append(ctx.idempotency_key)
+            time.sleep(0.3 if len(self.keys) == 1 else 0)
+            return "did"
+
+        async def hits_a_limit_of_its_own(ctx: RunContext) -> str:
+            self.keys.append(ctx.idempotency_key)
+            raise TimeoutError
+
+        functions: dict[str, Callable[..., Any]] = {
+            "async": waits,
+            "blocking": blocks,
+            "raising": hits_a_limit_of_its_own,
+        }
+        act = tool(effect=effect, timeout=timeout, name="act")(functions[how])
+        self.agent = Agent(type="helper", model="m", instructions="i", tools=[act])
+
+
+@pytest.mark.parametrize("how", ["async", "blocking"])
+@pytest.mark.parametrize("effect", ["read", "idempotent"])
+async def test_what_the_end_of_the_runs_time_cut_off_runs_again_under_its_key(
+    effect: Effect, how: str
+) -> None:
+    row, slow = Row(active_ms=299_900), Slow(effect, how=how)
+    await work(row, slow.agent, ScriptedModel(asks(("act", {}))))
+    assert (row.error, row.cut_off) == ("TOTAL_TIMEOUT", {(1, 0)})
+    assert [result for entry in row.entries for result in entry.results] == []
+    row.retry()
+    row.active_ms = 0  # wider limits
+    await work(row, slow.agent, ScriptedModel(says("Done.")))
+    assert (row.status, row.call().status, row.call().attempt) == ("completed", "succeeded", 2)
+    assert len(slow.keys) == 2
+    assert len(set(slow.keys)) == 1
+
+
+async def test_an_unsafe_call_that_it_cut_off_is_asked_about() -> None:
+    row, slow = Row(active_ms=299_900), Slow("unsafe")
+    await work(row, slow.agent, ScriptedModel(asks(("act", {}))))
+    assert (row.status, row.call().status, row.cut_off) == ("awaiting_review", "unknown", set())
+
+
+async def test_an_intent_for_which_no_time_was_left_runs_after_the_retry() -> None:
+    clock, row, slow = FakeClock(), Row(), Slow("idempotent")
+    model = ScriptedModel(lambda: clock.advance(301) or asks(("act", {})))
+    await work(row, slow.agent, model, clock=clock)
+    assert (row.error, row.cut_off, slow.keys) == ("TOTAL_TIMEOUT", {(1, 0)}, [])
+    row.retry()
+    row.active_ms = 0
+    slow.keys.append("as if it were the second time")
+    await work(row, slow.agent, ScriptedModel(says("Done.")))
+    assert (row.status, row.call().status) == ("completed", "succeeded")
+
+
+@pytest.mark.parametrize(("how", "timeout"), [("async", 0.02), ("blocking", 0.02), ("raising", 30)])
+async def test_a_tools_own_time_out_is_a_failure_that_the_model_sees(how: str, timeout: float) -> None:
+    """Also where the run has less time left than the tool may take."""
+    row, slow = Row(active_ms=280_000), Slow("idempotent", how=how, timeout=timeout)
+    await work(row, slow.agent, ScriptedModel(asks(("act", {})), says("Done.")))
+    assert (row.status, row.call().status, row.cut_off) == ("completed", "failed", set())
+    assert "time" in (row.call().error or "").lower()

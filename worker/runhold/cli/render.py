@@ -28,6 +28,7 @@ STATUS_WORDS: Final = {"awaiting_review": "awaiting review"}
 _HAPPENED: Final = {
     "finished": "In its last step had finished before:",
     "finished_after_request": "Finished after the request:",
+    "cut_off": "Cut off, though what had begun may still finish:",
     "unknown": "Nobody knows whether it happened:",
 }
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
 
 from runhold.agents import Limits
 from runhold.loop.endings import Ending
-from runhold.loop.execute import Work, abandoned, execute, not_run
+from runhold.loop.execute import Ended, Silent, Work, abandoned, execute, not_run
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import ContextFactory
@@ -41,7 +42,16 @@ _OBSTACLES: Final[dict[Obstacle, str]] = {
     "lease": "the worker was about to lose the run",
 }
 
-Running = dict[asyncio.Task[Result], Work]
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """A call under way. ``to_the_end``: the run's own time ends before the tool's does."""
+
+    work: Work
+    to_the_end: bool
+
+
+Running = dict[asyncio.Task[Ended], Launched]
 
 
 class CallRunner:
@@ -66,13 +76,17 @@ class CallRunner:
         self._context = context
         self._executor = executor
         self._progress = progress
+        self._out_of_time = False
 
     async def run(self, works: Sequence[Work]) -> None:
         """Run ``works`` and write their results. Reads start at once, effects when their intents are durable.
 
         Returns early, with whatever came of the calls, when a cancel is requested.
 
-        :raises Ending: the database says stop: no effect has started.
+        Calls that can be repeated and that the run's end (a cancel, its total time) cuts off get no result: the
+        database says of them that they were cut off, and a retry runs them again, under their keys.
+
+        :raises Ending: the database says stop: no effect has started; or the run's time is over.
         :raises Fenced: the run is someone else's. What runs is cancelled, nothing is written.
         """
         clock = asyncio.get_running_loop().time
@@ -90,12 +104,14 @@ class CallRunner:
                 if obstacle is None:
                     self._launch(running, effects)
                 else:
-                    self._write([(work, not_run(work, _OBSTACLES[obstacle])) for work in effects])
+                    self._do_not_run(effects, obstacle)
             await self._collect(running)
         finally:
             for task in running:
                 task.cancel()
         self._state.require_storable()
+        if self._out_of_time:
+            raise self._guard.exceeded("total_timeout_s")
         if clock() - began >= HEAR_AFTER_S and not self._journal.cancel_requested:
             await self._journal.confirm()
 
@@ -113,6 +129,13 @@ class CallRunner:
             waited_s += _LEASE_POLL_S
         return "cancelled"
 
+    def _do_not_run(self, effects: Sequence[Work], obstacle: Obstacle) -> None:
+        """Say of recorded intents that nothing came of them, but for those that a retry may take up as they are."""
+        if obstacle == "no_time":
+            self._out_of_time = True
+            effects = [work for work in effects if work.tool.effect == "unsafe"]
+        self._write([(work, not_run(work, _OBSTACLES[obstacle])) for work in effects])
+
     def _why_not(self, work: Work) -> str | None:
         """Why ``work`` must not start now. Called in threads, too: it only reads."""
         if self._journal.cancel_requested:
@@ -123,15 +146,17 @@ class CallRunner:
 
     def _launch(self, running: Running, works: Iterable[Work]) -> None:
         for work in works:
+            left_s = self._guard.seconds_left
             call = execute(
                 work,
                 self._context(work.call),
-                timeout_s=min(work.tool.timeout_s, self._guard.seconds_left),
+                timeout_s=min(work.tool.timeout_s, left_s),
                 max_output_bytes=self._limits.max_output_bytes,
                 executor=self._executor,
                 why_not=partial(self._why_not, work),
             )
-            running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = work
+            launched = Launched(work=work, to_the_end=left_s < work.tool.timeout_s)
+            running[asyncio.create_task(call, name=f"tool {work.tool.name}")] = launched
             self.tell(work.call, "running")
 
     async def _collect(self, running: Running) -> None:
@@ -145,7 +170,7 @@ class CallRunner:
                 timeout=max(0, deadline - clock()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            self._write(_take(running, done))
+            self._write(self._take(running, done))
             if interrupted in done:
                 await self._wind_down(running)
             elif not done:
@@ -162,13 +187,13 @@ class CallRunner:
         except Ending as ending:
             if ending.transition.to != "cancelled":
                 raise
-        for task, work in running.items():
-            if work.tool.effect != "unsafe":
+        for task, launched in running.items():
+            if launched.work.tool.effect != "unsafe":
                 task.cancel()
         for grace_s in (CANCEL_GRACE_S, ABANDON_AFTER_S):
             if running:
                 done, _ = await asyncio.wait(running, timeout=grace_s)
-                self._write(_take(running, done))
+                self._write(self._take(running, done))
             for task in running:
                 task.cancel()
         self._abandon(running)
@@ -177,8 +202,34 @@ class CallRunner:
         """Give up waiting for calls that do not end."""
         for task in running:
             task.cancel()
-        self._write([(work, abandoned(work)) for work in running.values()])
+        self._write(
+            [
+                (launched.work, abandoned(launched.work))
+                for launched in running.values()
+                if not self._is_left_open(launched, "timed_out")
+            ]
+        )
         running.clear()
+
+    def _take(self, running: Running, done: Iterable[asyncio.Future[Any]]) -> list[tuple[Work, Result]]:
+        """Take what has ended out of ``running``: the results, in the order of the calls."""
+        ended = [(running.pop(task), task.result()) for task in [*running] if task in done]
+        told = [
+            (launched.work, end.result)
+            for launched, end in ended
+            if not self._is_left_open(launched, end.silent)
+        ]
+        return sorted(told, key=lambda pair: pair[0].call.position)
+
+    def _is_left_open(self, launched: Launched, silent: Silent | None) -> bool:
+        """Whether the end of the run ended a call that may run again. Notes if it was the end of its time."""
+        if silent is None or launched.work.tool.effect == "unsafe":
+            return False
+        if self._journal.cancel_requested:
+            return True
+        time_is_over = silent == "timed_out" and launched.to_the_end
+        self._out_of_time = self._out_of_time or time_is_over
+        return time_is_over
 
     def _write(self, ended: Sequence[tuple[Work, Result]]) -> None:
         if not ended:
@@ -195,15 +246,9 @@ class CallRunner:
             self._progress("tool", {**where, "name": call.tool_name, "status": status})
 
 
-def _take(running: Running, done: Iterable[asyncio.Future[Any]]) -> list[tuple[Work, Result]]:
-    """Take what has ended out of ``running``, in the order of the calls."""
-    ended = [(running.pop(task), task.result()) for task in [*running] if task in done]
-    return sorted(ended, key=lambda pair: pair[0].call.position)
-
-
 def _patience_s(running: Running) -> float:
     """After how long all of ``running`` have ended, unless one ignores its cancellation.
 
     A blocking function may spend its time-out twice: waiting for a thread, and running.
     """
-    return max((2 * work.tool.timeout_s for work in running.values()), default=0) + ABANDON_AFTER_S
+    return max((2 * each.work.tool.timeout_s for each in running.values()), default=0) + ABANDON_AFTER_S

@@ -80,9 +80,9 @@ def failed(code: ErrorCode, message: str, entry: Entry = _NOTHING, **facts: Any)
     return Ending(Transition(to="failed", error=code, detail={"message": message, **facts}), entry)
 
 
-def cancelled(detail: JsonObject | None = None) -> Ending:
-    """Somebody asked for it."""
-    return Ending(Transition(to="cancelled", detail=detail))
+def cancelled() -> Ending:
+    """Somebody asked for it. What its calls came to, the database tells by its rows."""
+    return Ending(Transition(to="cancelled"))
 
 
 def paused(entry: Entry = _NOTHING) -> Ending:

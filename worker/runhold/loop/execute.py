@@ -6,8 +6,9 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Executor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -39,8 +40,27 @@ class Work:
     arguments: BaseModel
 
 
+class TimedOut(Exception):
+    """The call's time passed."""
+
+
 class NotStarted(Exception):
     """The call provably never ran: no thread was free in time, or nothing may start any more."""
+
+
+class NoThread(NotStarted):
+    """No thread was free in time."""
+
+
+Silent = Literal["timed_out", "cancelled"]
+"""How a call ended without a word of its own: its time passed, or its task was cancelled."""
+
+
+class Ended(NamedTuple):
+    """What came of a call."""
+
+    result: Result
+    silent: Silent | None = None
 
 
 WhyNot = Callable[[], str | None]
@@ -55,7 +75,7 @@ async def execute(
     max_output_bytes: int,
     executor: Executor,
     why_not: WhyNot,
-) -> Result:
+) -> Ended:
     """Run the call within ``timeout_s`` seconds, counted from its start. Raises nothing.
 
     Cancelling the task that runs this ends the call: for an ``unsafe`` tool the outcome is then ``unknown``, unless
@@ -64,23 +84,25 @@ async def execute(
     :param why_not: asked last before the call starts, which may be long after it was put in line for a thread.
     """
     began = time.perf_counter()
+    silent: Silent | None = None
     try:
         run = _in_loop if work.tool.is_async else _in_thread
         value = await run(work, ctx, timeout_s, executor, why_not)
     except NotStarted as error:
         end = _failed(str(error))
+        silent = "timed_out" if isinstance(error, NoThread) else None
     except ToolFailed as error:
         end = _failed(str(error) or "the tool failed.")
-    except TimeoutError as error:
-        end = _broke_off(work, f"TimeoutError: {error}" if str(error) else f"timed out after {timeout_s:g} s")
+    except TimedOut:
+        end, silent = _broke_off(work, f"timed out after {timeout_s:g} s"), "timed_out"
     except asyncio.CancelledError:
-        end = _broke_off(work, "it was cancelled")
+        end, silent = _broke_off(work, "it was cancelled"), "cancelled"
     except (Exception, SystemExit) as error:
         ctx.logger.warning("tool %s raised %s", work.tool.name, type(error).__name__, exc_info=error)
         end = _broke_off(work, f"{type(error).__name__}: {error}")
     else:
         end = _returned(work, value, max_output_bytes)
-    return _result(work, end, time.perf_counter() - began)
+    return Ended(_result(work, end, time.perf_counter() - began), silent)
 
 
 def not_run(work: Work, reason: str) -> Result:
@@ -104,9 +126,22 @@ def _require_no_reason(why_not: WhyNot) -> None:
         raise NotStarted(_not_run(reason))
 
 
+@asynccontextmanager
+async def _within(timeout_s: float) -> AsyncGenerator[None]:
+    """:raises TimedOut: the time has passed. A ``TimeoutError`` is the tool's own."""
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if limit.expired() and isinstance(error.__cause__, asyncio.CancelledError):
+            raise TimedOut from error
+        raise
+
+
 async def _in_loop(work: Work, ctx: RunContext, timeout_s: float, executor: Executor, why_not: WhyNot) -> Any:
     _require_no_reason(why_not)
-    async with asyncio.timeout(timeout_s):
+    async with _within(timeout_s):
         return await work.tool.invoke(ctx, work.arguments)
 
 
@@ -132,8 +167,8 @@ async def _in_thread(
     try:
         await asyncio.wait({started, finished}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not started.done() and queued.cancel():
-            raise NotStarted(f"no thread was free within {timeout_s:g} s")
-        async with asyncio.timeout(timeout_s):
+            raise NoThread(f"no thread was free within {timeout_s:g} s")
+        async with _within(timeout_s):
             return await finished
     except asyncio.CancelledError:
         if queued.cancel():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 
 from runhold.errors import StoreError
 from runhold.loop.endings import Ending, Outcome, failed
 from runhold.loop.journal import Journal
-from runhold.loop.ports import Entry, JsonObject, Result, ToolCall, Transition, Verdict
+from runhold.loop.ports import Entry, Result, ToolCall, Transition, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +83,6 @@ def _closing_entry(journal: Journal, ending: Ending) -> Entry:
         calls = journal.calls_of(journal.step_number)
         # of the others the database knows that they were cut off: a retry runs them again
         left = [_left_behind(call) for call in calls if call.status == "running" and call.effect == "unsafe"]
-    if transition.to == "cancelled":
-        transition = replace(transition, detail=_cancel_detail(journal, left))
     if journal.broken:
         return Entry(transition=transition)  # all that a log still takes after it refused an entry
     return replace(entry, results=[*entry.results, *left], transition=transition)
@@ -94,26 +91,6 @@ def _closing_entry(journal: Journal, ending: Ending) -> Entry:
 def _left_behind(call: ToolCall) -> Result:
     error = "the run ended while this call ran"
     return Result(step_number=call.step_number, position=call.position, status="unknown", error=error)
-
-
-def _cancel_detail(journal: Journal, left: Sequence[Result]) -> JsonObject:
-    """Which calls of the last step took effect, before and after the cancel was known, and which may have."""
-    calls = journal.calls_of(journal.step_number)
-    late = journal.finished_late
-    lost = {(result.step_number, result.position) for result in left}
-
-    def names(chosen: Sequence[ToolCall]) -> list[str]:
-        return [call.tool_name for call in chosen]
-
-    def key(call: ToolCall) -> tuple[int, int]:
-        return (call.step_number, call.position)
-
-    return {
-        "step": journal.step_number,
-        "finished": names([c for c in calls if c.status == "succeeded" and key(c) not in late]),
-        "finished_after_request": names([c for c in calls if key(c) in late]),
-        "unknown": names([c for c in calls if c.status == "unknown" or key(c) in lost]),
-    }
 
 
 def _outcome(journal: Journal, transition: Transition, verdict: Verdict) -> Outcome:

@@ -43,7 +43,6 @@ class Journal:
 
     :ivar steps: all steps, in order.
     :ivar inbox: what people said and no step has delivered yet.
-    :ivar finished_late: calls that succeeded after a cancel was known.
     :ivar broken: the database could not store an entry: only an ending without anything else is still taken.
     :ivar interrupted: done as soon as the run must not simply go on (cancelled, stopped, lost): whoever waits
         for something slow waits for this, too, and then calls :meth:`checkpoint`.
@@ -53,7 +52,6 @@ class Journal:
         self.run = run
         self.steps: list[Step] = list(run.steps)
         self.inbox: dict[UUID, PersonMessage] = {message.id: message for message in run.messages}
-        self.finished_late: set[CallKey] = set()
         self.broken = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[CallKey, ToolCall] = {(call.step_number, call.position): call for call in run.calls}
@@ -248,8 +246,6 @@ class Journal:
         call = self._calls.get((result.step_number, result.position))
         if call is None:
             return  # its intent was not stored: the run is about to end
-        if self.cancel_requested and result.status == "succeeded":
-            self.finished_late.add((call.step_number, call.position))
         self._calls[call.step_number, call.position] = replace(
             call,
             status=result.status,

@@ -68,6 +68,7 @@ class Resumer:
             starts = [Start(step_number=call.step_number, position=call.position) for call in start]
             verdict = await self._journal.commit(Entry(starts=starts, reviews=ask, results=lost))
             await self._run_started(start, verdict.started)
+        self._journal.checkpoint()  # what a cancel cut off waits for nobody
         if self.open_calls:
             self._fruitless += 1
             if self._fruitless > MAX_FRUITLESS:
