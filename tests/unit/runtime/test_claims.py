@@ -13,9 +13,11 @@ from uuid import uuid4
 import pytest
 from fake_port import FakePort
 
+from runhold.errors import StoreError
 from runhold.runtime import claims
 from runhold.runtime.claims import Claimer
 from runhold.runtime.held import HeldRuns
+from runhold.store.client import UnreadableAnswer
 from runhold.store.records import Claim
 
 
@@ -245,3 +247,39 @@ async def test_the_number_rises_only_after_the_runs_are_held(desk: Desk) -> None
     async with claiming(desk):
         await until(lambda: desk.claimer.last_seq == 1)
     assert numbers == [0]
+
+
+@pytest.mark.parametrize(
+    "error", [UnreadableAnswer("not JSON"), StoreError("not what this worker understands")], ids=type
+)
+async def test_an_answer_that_can_not_be_read_does_not_make_the_worker_deaf(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, error: StoreError
+) -> None:
+    """Its runs are not held, so that the next heartbeat gives them back, counted; other claims go on."""
+    monkeypatch.setattr(claims, "RETRY_S", 0.001)
+    desk.port.submit()
+    real = desk.port.claim
+
+    async def claim(worker_id: Any, seq: int, *rest: Any) -> Claim:
+        answer = await real(worker_id, seq, *rest)
+        if seq == 1:
+            raise error
+        return answer
+
+    desk.port.claim = claim  # type: ignore[method-assign]
+    async with claiming(desk):
+        await until(lambda: desk.claimer.last_seq >= 1)
+        desk.port.submit()
+        desk.claimer.wake()
+        await until(lambda: len(desk.taken) == 1)
+
+
+async def test_a_claim_is_repeated_under_its_number_while_nobody_answers(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "RETRY_S", 0.001)
+    desk.port.submit()
+    desk.port.failing["claim"].extend(["lost"] * 3 * claims.MAX_UNREADABLE)
+    async with claiming(desk):
+        await until(lambda: len(desk.taken) == 1)
+    assert desk.claimer.last_seq == 1

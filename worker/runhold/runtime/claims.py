@@ -18,6 +18,7 @@ from uuid import UUID
 
 from runhold.errors import ConfigError, StoreError, WorkerDead
 from runhold.runtime.held import HeldRuns
+from runhold.store.client import UnreadableAnswer
 from runhold.store.records import Claim
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,10 @@ slots."""
 
 RETRY_S: Final = 1.0
 """After a claim that got no answer within its deadline."""
+
+MAX_UNREADABLE: Final = 2
+"""So often may a claim be answered with what can't be read, each time for as long as calls are repeated. Then its
+runs are left to the next heartbeat, which does not name them: counted, they end at ``max_attempts``."""
 
 Reason = Literal["start", "push", "poll", "due", "slot"]
 """Why we look. ``push``: a wake-up, or Realtime just (re)joined. ``slot``: one became free, and there is more."""
@@ -107,12 +112,11 @@ class Claimer:
         self._due_pause_s = MIN_DUE_S
 
     def wake(self) -> None:
-        """Something happened: look now, and once more a moment later. Never raises."""
-        self._trailing_at = time.monotonic() + TRAILING_S
-        self._woken.set()
+        """Something happened: look now, and once more a moment later. Never raises.
 
-    def look(self) -> None:
-        """Look now, because what we hear by may have changed."""
+        Also when we begin to hear: what was told a moment before, to nobody, may have silenced the next wake-up.
+        """
+        self._trailing_at = time.monotonic() + TRAILING_S
         self._woken.set()
 
     async def run(self) -> None:
@@ -140,6 +144,7 @@ class Claimer:
     async def _claim(self) -> Claim | None:
         """One claim, repeated under its number until it is answered. None: this worker is dead."""
         seq = self.last_seq + 1
+        unreadable = 0
         while True:
             self._woken.clear()  # what happens from here on is another reason to look
             try:
@@ -151,6 +156,11 @@ class Claimer:
                 self._on_dead()
                 return None
             except (StoreError, ConfigError) as error:
+                unreadable += isinstance(error, UnreadableAnswer) or type(error) is StoreError
+                if unreadable >= MAX_UNREADABLE:
+                    logger.error("claim %d can't be read, the runs in it are given back: %s", seq, error)
+                    self.last_seq = seq
+                    return Claim(runs=(), truncated=(), unreadable=(), next_due=None, more=False)
                 logger.warning("claim %d got no answer, will be repeated: %s", seq, error)
                 await asyncio.sleep(random.uniform(RETRY_S / 2, RETRY_S * 1.5))
                 continue

@@ -51,6 +51,10 @@ class Overloaded(StoreUnavailable):
         self.retry_after_s = retry_after_s
 
 
+class UnreadableAnswer(StoreUnavailable):
+    """The call was answered with success, in no JSON that can be read: nobody knows what happened."""
+
+
 async def connect(url: str, key: str, *, timeout_s: float, connections: int) -> AsyncClient:
     """A supabase client with a connection pool of its own. Opens no connection yet.
 
@@ -168,7 +172,7 @@ def _answer(name: str, response: httpx.Response) -> Any:
         return from_json(response.content)
     except ValueError as error:
         # Something between us and PostgREST answered (a captive portal, a proxy): nobody knows what happened.
-        raise StoreUnavailable(f"the answer of {name} is not JSON") from error
+        raise UnreadableAnswer(f"the answer of {name} is not JSON that can be read: {error}") from error
 
 
 def _failure(name: str, response: httpx.Response) -> Exception:
