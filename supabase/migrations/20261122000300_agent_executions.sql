@@ -81,6 +81,10 @@ comment on column public.agent_executions.attempt is
 comment on column public.agent_executions.fence is '+1 at every claim. Records under an older fence are refused.';
 comment on column public.agent_executions.claim_seq is 'The worker''s claim that gave it this run.';
 comment on column public.agent_executions.recorded_seq is 'The last entry of (run, fence) that is stored.';
+comment on column public.agent_executions.tool_call_count is 'Calls in the log, those of copied steps included.';
+comment on column public.agent_executions.tool_error_count is
+  'Of tool_call_count: those that failed by themselves; not what the run''s end cut off, a person refused, or nobody knows of.';
+comment on column public.agent_executions.review_count is 'Questions ever put to people about this run, whoever opened them.';
 comment on column public.agent_executions.outage_since is 'First release for a model outage since the last step.';
 comment on column public.agent_executions.active_ms is 'Time worked on: neither queued nor waiting for people. Milliseconds.';
 

@@ -222,7 +222,7 @@ begin
 end;
 $$;
 
--- Puts a question about a call, unless one is open already. Used by record and by the sweep.
+-- Puts a question about a call, unless one is open already. Used by record, by the sweep and by retries, which hold the run.
 create function runhold.open_review(p_call_id uuid, p_kind text, p_summary text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -245,6 +245,7 @@ begin
   join public.agent_types t on t.name = x.agent_type
   left join public.agent_definitions d on d.id = t.definition_id
   where x.id = v_call.execution_id;
+  update public.agent_executions x set review_count = x.review_count + 1 where x.id = v_call.execution_id;
 end;
 $$;
 
@@ -371,6 +372,15 @@ begin
 end;
 $$;
 
+create function runhold.failed_calls(p_execution_id uuid) returns integer
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (select count(*) from public.agent_tool_calls c
+          where c.execution_id = p_execution_id and c.status = 'failed' and c.cut_off is null);
+end;
+$$;
+
 -- Counters and transition, in one update per run. A pause without an open review was turned into "continue" before.
 create function runhold.move_on(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
@@ -399,12 +409,11 @@ begin
            s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
            (select count(*) from jsonb_array_elements(e.body -> 'calls') c
             where e.verdict in ('ok', 'continue') or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
-           (select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
-            where c ->> 'status' = 'failed') as failed,
-           case when e.verdict in ('stop', 'late') then 0 else (
-             select count(*) from jsonb_array_elements(coalesce(e.body -> 'reviews', '[]'))) + (
-             select count(*) from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
-             where c ->> 'status' = 'unknown') end as reviews
+           -- a result may come too late to count: what failed is counted in the rows, where any did
+           case when exists (
+                  select from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
+                  where c ->> 'status' = 'failed')
+                then runhold.failed_calls(e.execution_id) end as failed
     from unnest(p_entries) e
     cross join lateral (
       select count(*)::integer as steps,
@@ -424,8 +433,7 @@ begin
       cached_tokens = x.cached_tokens + u.cached_tokens,
       cost_usd = x.cost_usd + u.cost_usd,
       tool_call_count = x.tool_call_count + u.calls,
-      tool_error_count = x.tool_error_count + u.failed,
-      review_count = x.review_count + u.reviews,
+      tool_error_count = coalesce(u.failed, x.tool_error_count),
       active_ms = x.active_ms + u.active_ms,
       state = coalesce(u.state, x.state),
       attempt = case when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,

@@ -138,7 +138,7 @@ begin atomic
     union all
     select c.called_at, 'tool_call', 2, c.step_number * 1000 + c.position, jsonb_build_object(
       'id', c.id, 'step_number', c.step_number, 'position', c.position, 'tool_name', c.tool_name, 'tool_input', c.tool_input,
-      'tool_output', c.tool_output, 'status', c.status, 'error', c.error, 'effect', c.effect, 'edited', c.edited,
+      'tool_output', c.tool_output, 'status', c.status, 'cut_off', c.cut_off, 'error', c.error, 'effect', c.effect, 'edited', c.edited,
       'attempt', c.attempt, 'latency_ms', c.latency_ms, 'finished_at', c.finished_at)
     from public.agent_tool_calls c where c.execution_id = agent_timeline.execution_id
     union all

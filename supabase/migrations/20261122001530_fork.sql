@@ -32,12 +32,11 @@ begin
   update public.agent_executions x
   set step_count = s.steps, token_count = s.input_tokens + s.output_tokens, copied_tokens = s.input_tokens + s.output_tokens,
       input_tokens = s.input_tokens, output_tokens = s.output_tokens, cached_tokens = s.cached_tokens,
-      tool_call_count = c.calls, tool_error_count = c.failed
+      tool_call_count = c.calls, tool_error_count = runhold.failed_calls(p_fork_id)
   from (select count(*) as steps, coalesce(sum(t.input_tokens), 0) as input_tokens, coalesce(sum(t.output_tokens), 0) as output_tokens,
                coalesce(sum(t.cached_tokens), 0) as cached_tokens
         from public.agent_steps t where t.execution_id = p_fork_id) s,
-       (select count(*) as calls, count(*) filter (where t.status = 'failed') as failed
-        from public.agent_tool_calls t where t.execution_id = p_fork_id) c
+       (select count(*) as calls from public.agent_tool_calls t where t.execution_id = p_fork_id) c
   where x.id = p_fork_id;
 end;
 $$;

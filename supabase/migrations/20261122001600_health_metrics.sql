@@ -18,8 +18,8 @@ begin atomic
     select k.agent_type, (runhold.type_limits(k.agent_type) ->> 'max_steps')::numeric as n
     from (select distinct r.agent_type from run r) k
   ), call as materialized (
-    -- what a fork copied was called once, in its source
-    select c.tool_name, c.status, c.latency_ms
+    -- what a fork copied was called once, in its source; what a run's end cut off is no failure of the tool
+    select c.tool_name, case when c.cut_off is null then c.status end as status, c.latency_ms
     from run r join public.agent_tool_calls c on c.execution_id = r.id and c.step_number > r.copied_steps
   ), review as materialized (
     select v.status, v.execution_id,

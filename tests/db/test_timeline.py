@@ -66,6 +66,26 @@ def test_messages_of_people_are_part_of_it(world: World) -> None:
     ]
 
 
+def test_what_was_cut_off_and_when_people_were_heard_is_told(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    for text in ("Hurry.", "Stop."):
+        world.user(user, "select agent_send(%s, %s)", run["id"], text)
+    (first,) = world.sql("select id from agent_messages where content = 'Hurry.'")
+    worker.record(
+        run,
+        steps=[step(1, worker.definition, delivered=[str(first["id"])])],
+        calls=[call(1, 0, "save", "idempotent", "running"), call(1, 1, "look", "read", "failed")],
+    )
+    worker.end(run, "failed", error="TOTAL_TIMEOUT")
+    told = timeline(world, user, run["id"])
+    assert [item["cut_off"] for item in told if item["kind"] == "tool_call"] == ["running", None]
+    assert {item["content"]: item["delivered_step"] for item in told if item["kind"] == "message"} == {
+        "Hurry.": 1,
+        "Stop.": None,
+    }
+
+
 def test_strangers_get_an_empty_story(world: World) -> None:
     worker, user = world.worker(), world.person()
     run, _ = world.paused(worker, user)

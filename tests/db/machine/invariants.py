@@ -31,7 +31,9 @@ with call as (
          (select count(*) from agent_steps s where s.execution_id = x.id) as steps,
          (select coalesce(sum(s.input_tokens + s.output_tokens), 0) from agent_steps s where s.execution_id = x.id) as tokens,
          (select coalesce(sum(s.cost_usd), 0) from agent_steps s where s.execution_id = x.id) as usd,
-         (select count(*) from agent_tool_calls c where c.execution_id = x.id) as calls
+         (select count(*) from agent_tool_calls c where c.execution_id = x.id) as calls,
+         (select count(*) from agent_tool_calls c where c.execution_id = x.id and c.status = 'failed' and c.cut_off is null) as errors,
+         (select count(*) from agent_reviews r where r.execution_id = x.id) as reviews
   from agent_executions x
 )
 select 'paused without an open review' as what, x.id, null::text as detail from agent_executions x
@@ -85,7 +87,8 @@ select 'the last event tells another state', x.id, c.status || ', but is ' || x.
 from chain c join agent_executions x on x.id = c.execution_id where c.last and c.status <> x.status
 union all
 select 'counters differ from the rows', s.id, to_jsonb(s)::text from summed s
-where (s.step_count, s.token_count, s.cost_usd, s.tool_call_count) <> (s.steps, s.tokens, s.usd, s.calls)
+where (s.step_count, s.token_count, s.cost_usd, s.tool_call_count, s.tool_error_count, s.review_count)
+   <> (s.steps, s.tokens, s.usd, s.calls, s.errors, s.reviews)
 """
 
 
