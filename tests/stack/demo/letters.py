@@ -33,7 +33,7 @@ def post(text: str) -> str:
     return "posted"
 
 
-@tool(effect="read", timeout=60)
+@tool(timeout=60)
 def hold(name: str) -> str:
     """Say that it began, and wait."""
     HOLDING.set()

@@ -1,4 +1,4 @@
-"""The cast signs up once; the vault is filled anew for every file, as tests of others empty the tables."""
+"""The cast signs up once, in a stack of its own: what stands in the database is what the product put there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from contextlib import closing
 
 import pytest
 from cast import Cast, Vault
+from stack_thread import running_stack
 from world import World
 
 from runhold.local.stack import LocalStack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[LocalStack]:
+    """Nobody else's tables, functions or rows are in it."""
+    with running_stack() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

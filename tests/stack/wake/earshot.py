@@ -57,8 +57,10 @@ class Earshot:
         self._database = database
         self._user = user
 
-    async def submit(self) -> UUID:
-        """Insert a run."""
+    async def submit(self, *, after_silence: bool = False) -> UUID:
+        """Insert a run; ``after_silence``, a wake-up is sent for certain, however soon after the last one."""
+        if after_silence:
+            await self._database.execute("select setval('runhold.last_wake', 0)")
         cursor = await self._database.execute(
             "insert into agent_executions (user_id, agent_type, input_data) values (%s, %s, '{}') returning id",
             [self._user, AGENT.type],

@@ -280,7 +280,7 @@ async def test_what_is_lost_in_a_gap_is_found_by_the_next_poll(
     while not ear.claimer.missed:  # it may be found by the second look after an earlier wake-up
         lost.clear()
         ear.middle.loses = loses
-        run = await ear.submit()
+        run = await ear.submit(after_silence=True)
         await eventually(lambda: lost, "a wake-up that nobody heard")
         ear.middle.loses = lambda frame: False
         await ear.done(run)

@@ -114,6 +114,16 @@ async def wound_up(bench: Bench, task: asyncio.Task[str]) -> str:
     return await asyncio.wait_for(task, 15)
 
 
+async def test_whoever_begins_to_hear_looks_once_more_a_moment_later(bench: Bench) -> None:
+    made, task = await bench.start(poll_s=1000)
+    await until(lambda: len(bench.port.calls_of("claim")) == 1)
+    made._on_joined()  # pyright: ignore[reportPrivateUsage]
+    await until(lambda: len(bench.port.calls_of("claim")) == 2)
+    late = bench.port.submit()  # no wake-up tells of it: one that nobody heard came just before
+    await until(lambda: bench.port.run(late).status == "completed")
+    await wound_up(bench, task)
+
+
 async def test_runs_are_claimed_run_recorded_and_the_worker_says_goodbye(bench: Bench) -> None:
     ids = [bench.port.submit() for _ in range(10)]  # more than there are slots
     _, task = await bench.start()

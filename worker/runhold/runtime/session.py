@@ -247,7 +247,7 @@ class Session:
     # ------------------------------------------------------------------------------- what others tell us
 
     def _on_joined(self) -> None:
-        self._claimer.look()
+        self._claimer.wake()
         self._heartbeat.nudge()  # its probe shows whether we hear; and one of ours may have been cancelled
 
     def _on_wake(self) -> None:
