@@ -20,10 +20,22 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"loop", "errors"},
     "telemetry": {"credentials", "errors"},
     "store": {"loop", "errors", "telemetry"},
-    "runtime": {"store", "loop", "agents", "models", "telemetry", "errors"},
+    "runtime": {"store", "loop", "agents", "models", "telemetry", "credentials", "errors"},
+    "audit": {"errors"},
     "local": {"errors", "models"},
     "testing": {"models", "loop", "local", "store", "agents", "errors"},
-    "cli": {"runtime", "store", "loop", "agents", "models", "telemetry", "local", "errors", "testing"},
+    "cli": {
+        "runtime",
+        "store",
+        "loop",
+        "agents",
+        "models",
+        "telemetry",
+        "audit",
+        "local",
+        "errors",
+        "testing",
+    },
     "__main__": {"cli"},
     "__init__": {"agents", "errors"},
 }
@@ -34,6 +46,7 @@ FORBIDDEN_LIBRARIES: dict[str, set[str]] = {
     "loop": {"httpx", "psycopg", "openai", "realtime", "postgrest", "supabase", "aiohttp"},
     "runtime": {"psycopg", "aiohttp"},
     "store": {"psycopg", "aiohttp"},
+    "audit": {"httpx", "psycopg", "openai", "realtime", "postgrest", "supabase", "aiohttp"},
 }
 """The loop knows no SQL and no HTTP; what needs the extra [local] is reached from local/, cli/ and tests alone."""
 
