@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Annotated
 
 import typer
 
 from runhold.cli.backend import Backend
+from runhold.cli.caller import AsService, acting
 from runhold.cli.options import As, AsJson
 from runhold.cli.output import out, print_json, say
 from runhold.cli.person import sign_in_as
 from runhold.cli.project import find_project
 from runhold.cli.render import agents_table, plain
-from runhold.cli.service import as_service
 
 app = typer.Typer(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 
 Type = Annotated[str, typer.Argument(metavar="TYPE", help="The agent's type.", show_default=False)]
-AsService = Annotated[
-    bool,
-    typer.Option(
-        "--service", help="Act with the project's secret key (SUPABASE_SECRET_KEY), not as a person."
-    ),
-]
 
 
 @app.callback()
@@ -76,7 +68,7 @@ def disable(
     """
 
     async def work() -> None:
-        async with _caller(service=service, email=email) as backend:
+        async with acting(service=service, email=email) as backend:
             answer = await backend.disable(agent_type, fail_pending=fail_pending)
             failed = answer["failed"]
             while fail_pending and answer["failed"] and answer["pending"]:  # so many at a time
@@ -103,7 +95,7 @@ def enable(agent_type: Type, service: AsService = False, as_json: AsJson = False
     """
 
     async def work() -> None:
-        async with _caller(service=service, email=email) as backend:
+        async with acting(service=service, email=email) as backend:
             answer = await backend.enable(agent_type)
         if as_json:
             print_json(answer)
@@ -115,14 +107,3 @@ def enable(agent_type: Type, service: AsService = False, as_json: AsJson = False
 
 def _runs(count: int, one: str, many: str) -> str:
     return f"1 waiting run {one}" if count == 1 else f"{count} waiting runs {many}"
-
-
-@asynccontextmanager
-async def _caller(*, service: bool, email: str | None) -> AsyncGenerator[Backend, None]:
-    project = find_project()
-    if service:
-        async with as_service(project) as backend:
-            yield backend
-    else:
-        async with sign_in_as(project, email) as person:
-            yield Backend(person)

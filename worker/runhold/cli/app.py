@@ -12,7 +12,20 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from runhold.cli import agents, control, dev, doctor, people, request, reviews, runs, stack, worker
+from runhold.cli import (
+    agents,
+    control,
+    dev,
+    doctor,
+    export,
+    people,
+    prune,
+    request,
+    reviews,
+    runs,
+    stack,
+    worker,
+)
 from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
 from runhold.cli.output import err
@@ -69,6 +82,7 @@ def options(
 
 START, RUNS, REVIEWS, PEOPLE = "Start here", "Runs", "What waits for people", "Who you are"
 AGENTS = "Agents"
+RECORDS = "What is kept"
 
 app.command("demo", rich_help_panel=START)(demo)
 app.command("dev", rich_help_panel=START)(dev.dev)
@@ -91,6 +105,9 @@ app.command("approve", rich_help_panel=REVIEWS)(reviews.approve)
 app.command("reject", rich_help_panel=REVIEWS)(reviews.reject)
 app.command("answer", rich_help_panel=REVIEWS)(reviews.answer)
 app.add_typer(agents.app, name="agents", rich_help_panel=AGENTS)
+app.command("export", rich_help_panel=RECORDS)(export.export)
+app.command("verify", rich_help_panel=RECORDS)(export.verify_file)
+app.command("prune", rich_help_panel=RECORDS)(prune.prune)
 app.command("login", rich_help_panel=PEOPLE)(people.login)
 app.command("logout", rich_help_panel=PEOPLE)(people.logout)
 app.command("whoami", rich_help_panel=PEOPLE)(people.whoami)

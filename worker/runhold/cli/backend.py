@@ -96,6 +96,10 @@ class Backend:
     async def timeline(self, execution_id: str) -> list[Row]:
         return await self._rpc("agent_timeline", {"execution_id": execution_id})
 
+    async def export(self, execution_id: str) -> Row:
+        """Everything of a run; ``records`` are JSON texts, so that no number loses digits on the way."""
+        return await self._rpc("agent_export", {"execution_id": execution_id})
+
     async def cancel(self, execution_id: str, reason: str | None) -> Row:
         return await self._rpc("agent_cancel", {"execution_id": execution_id, "reason": reason})
 

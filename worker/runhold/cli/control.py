@@ -45,7 +45,7 @@ def cancel(
     async def work() -> None:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            identifier = await _any_run(backend, run)
+            identifier = await any_run(backend, run)
             answer = await backend.cancel(identifier, reason)
             if wait and answer["status"] not in FINAL:
                 async with hints(backend, f"execution:{identifier}") as given:
@@ -92,7 +92,7 @@ def retry(
     async def work() -> Exit:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            row = await backend.retry(await _any_run(backend, run), limits)
+            row = await backend.retry(await any_run(backend, run), limits)
             if not watch:
                 after = f" after step {row['step_count']}" if row["step_count"] else ""
                 _tell_run(row, f"Run {short(row['id'])} goes on{after}.", as_json=as_json)
@@ -132,7 +132,7 @@ def fork(
     async def work() -> Exit:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            row = await backend.fork(await _any_run(backend, run), from_step)
+            row = await backend.fork(await any_run(backend, run), from_step)
             if watch:
                 say(f"Run {row['id']}, forked from {short(row['forked_from'])}.")
                 return await watch_run(backend, person, row["id"], as_json=as_json, until_review=until_review)
@@ -166,7 +166,7 @@ def send(
     async def work() -> None:
         async with sign_in_as(find_project(), email) as person:
             backend = Backend(person)
-            answer = await backend.send(await _any_run(backend, run), content)
+            answer = await backend.send(await any_run(backend, run), content)
         _tell_run(answer, "Sent; the model reads it at its next step.", as_json=as_json)
 
     asyncio.run(work())
@@ -197,6 +197,6 @@ def _tell_run(answer: Row, sentence: str, *, as_json: bool) -> None:
         say(sentence)
 
 
-async def _any_run(backend: Backend, text: str) -> str:
+async def any_run(backend: Backend, text: str) -> str:
     """The id of one's own run by its beginning; a whole id is taken as it is, for operators, who don't see runs."""
     return text if len(text) == _WHOLE_ID else await backend.find_run(text)

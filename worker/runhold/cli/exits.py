@@ -22,6 +22,9 @@ class Exit(IntEnum):
     RUN_CANCELLED = 6
     RUN_WAITS = 7
     DEGRADED = 8
+    NOT_AN_EXPORT = 9
+    CHANGED = 10
+    TRUNCATED = 11
     INTERRUPTED = 130
 
 
@@ -35,6 +38,9 @@ MEANINGS: Final[dict[Exit, str]] = {
     Exit.RUN_CANCELLED: "the run that was watched was cancelled",
     Exit.RUN_WAITS: "the run that was watched waits for a person (only with `--until-review`)",
     Exit.DEGRADED: "`doctor`: workers work, but slower than they could",
+    Exit.NOT_AN_EXPORT: "`verify`: the file is no export: not JSON, or another format",
+    Exit.CHANGED: "`verify`: the export was changed",
+    Exit.TRUNCATED: "`verify`: the export was cut short",
     Exit.INTERRUPTED: "interrupted by Ctrl-C",
 }
 

@@ -86,6 +86,17 @@ def read_since(text: str) -> datetime:
     return at
 
 
+def read_span(text: str, option: str) -> timedelta:
+    """A length of time: ``90s``, ``30m``, ``24h``, ``7d``, ``2w``.
+
+    :raises UsageError: it is none.
+    """
+    span = _span(text)
+    if span is None:
+        raise UsageError(f"{option} {text!r} is no span: give 90s, 30m, 24h, 7d or 2w.")
+    return span
+
+
 def read_start(at: str | None, within: str | None) -> datetime | None:
     """When a run may start: a time (``--at``) or a span from now on (``--in``); None: at once.
 
@@ -94,10 +105,7 @@ def read_start(at: str | None, within: str | None) -> datetime | None:
     if at is not None and within is not None:
         raise UsageError("Give either --at or --in.")
     if within is not None:
-        span = _span(within)
-        if span is None:
-            raise UsageError(f"--in {within!r} is no span: give 90s, 30m, 24h, 7d or 2w.")
-        return _from_now(span, within)
+        return _from_now(read_span(within, "--in"), within)
     if at is None:
         return None
     time = _time(at)

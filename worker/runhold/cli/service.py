@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Final
 
 from supabase import AsyncClient
@@ -56,6 +57,11 @@ class ServiceBackend(Backend):
         return read_recorded_run(
             {"input": run["input_data"], "steps": steps, "calls": calls, "definitions": definitions}
         )
+
+    async def prune(self, age: timedelta, limit: int) -> int:
+        """Delete the oldest runs that ended longer ago than ``age``, at most ``limit``. Answers how many there were."""
+        seconds = age.total_seconds()
+        return await self._rpc("agent_prune", {"older_than": f"{seconds} seconds", "limit": limit})
 
     async def _all(self, table: str, columns: str, execution_id: str, *order: str) -> list[Row]:
         found: list[Row] = []
