@@ -1,7 +1,7 @@
 -- How does somebody become a reviewer?
 --
 -- Put their e-mail address in the first line, and what they may decide in the second; null means all. role: 'reviewer'
--- decides reviews; 'operator' may also cancel runs within the scope. Safe to repeat; takes effect at once.
+-- decides reviews; 'operator' decides what was escalated, too, and may cancel runs within the scope. Safe to repeat; takes effect at once.
 -- Columns: who may decide what, all of them. Cost: at once.
 -- Bad answer: no row for the person → nobody has signed up with that address. To dismiss someone:
 --   delete from runhold.reviewers where user_id = (select id from auth.users where email = '…');

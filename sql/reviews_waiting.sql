@@ -1,10 +1,10 @@
 -- What waits for people, for how long, and who could decide it?
 --
 -- Columns: one row per open review, oldest first: waits, since it was asked; expires_in, null without a limit; what it is
--- about; approvals, given of needed; deciders, how many people may decide it, the run's owner only where the agent type allows
--- it (allow_self_review).
+-- about; approvals, given of needed; escalated, whether it was handed over to operators; deciders, how many people may decide it
+-- now, the run's owner only where the agent type allows it (allow_self_review).
 -- Cost: reads the open reviews by index; milliseconds at thousands.
--- Bad answer: deciders is 0 → nobody may decide this, the run waits until it expires: sql/appoint_reviewer.sql. waits of hours →
+-- Bad answer: deciders is 0 → nobody may decide this, the run waits until it expires: sql/appoint_reviewer.sql. with escalated true it takes an operator. waits of hours →
 -- tell the reviewers, or set agent_types.review_ttl and review_on_expiry.
 
 select date_trunc('second', now() - r.requested_at) as waits,
@@ -15,9 +15,10 @@ select date_trunc('second', now() - r.requested_at) as waits,
        r.tool_name,
        r.summary,
        r.approvals_given || ' of ' || r.approvals_needed as approvals,
-       t.allow_self_review::integer + (
+       r.escalated_at is not null as escalated,
+       (t.allow_self_review and r.escalated_at is null)::integer + (
          select count(distinct p.user_id) from runhold.reviewers p
-         where p.user_id <> r.user_id
+         where p.user_id <> r.user_id and (r.escalated_at is null or p.role = 'operator')
            and (p.tenant_id is null or p.tenant_id = r.tenant_id)
            and (p.agent_type is null or p.agent_type = r.agent_type)
            and (p.tool_name is null or p.tool_name = r.tool_name)) as deciders,

@@ -60,6 +60,7 @@ create table public.agent_types (
   max_attempts integer check (max_attempts > 0),
   review_ttl interval check (review_ttl > interval '0'),
   review_on_expiry text not null default 'reject' check (review_on_expiry in ('reject', 'fail', 'escalate')),
+  escalation_ttl interval check (escalation_ttl > interval '0'),
   approvals_needed integer not null default 1 check (approvals_needed between 1 and 10),
   allow_self_review boolean not null default false,
   changed bigint not null default nextval('runhold.types_version'),
@@ -70,6 +71,8 @@ create table public.agent_types (
 comment on column public.agent_types.enabled is 'The kill switch: false refuses new runs and stops claims.';
 comment on column public.agent_types.approval_tools is 'Tools that need a person, whatever the code says.';
 comment on column public.agent_types.limits is 'Tightens the definition''s limits; can never widen them.';
+comment on column public.agent_types.escalation_ttl is
+  'How long operators have for a review that was handed over to them; then it is rejected. Null: no limit.';
 comment on column public.agent_types.changed is 'Grows with every change, so that workers see it in a heartbeat.';
 
 create index agent_types_definition_idx on public.agent_types (definition_id);
@@ -135,7 +138,7 @@ revoke all on public.agent_types, public.agent_definitions from public, anon, au
 grant select (name, description, input_schema, enabled) on public.agent_types to authenticated;
 grant select on public.agent_types, public.agent_definitions to service_role;
 grant update (enabled, approval_tools, limits, max_concurrent, max_concurrent_per_user, max_attempts, review_ttl,
-              review_on_expiry, approvals_needed, allow_self_review) on public.agent_types to service_role;
+              review_on_expiry, escalation_ttl, approvals_needed, allow_self_review) on public.agent_types to service_role;
 
 create policy "signed-in users see which agents exist" on public.agent_types
   for select to authenticated using (true);

@@ -35,6 +35,7 @@ create table public.agent_reviews (
   approvals_given integer not null default 0 check (approvals_given >= 0),
   requested_at timestamptz not null default now(),
   expires_at timestamptz,
+  escalated_at timestamptz,
   decided_at timestamptz,
   reviewer_id uuid references auth.users on delete set null,
   used_at timestamptz,
@@ -50,6 +51,7 @@ comment on column public.agent_reviews.input_hash is
   'sha256 of exactly what was asked: tool, arguments, step, position and the tool''s schema. Checked when the approval is used.';
 comment on column public.agent_reviews.approvals_given is
   'Different people who approved what stands here now. An edit starts the count anew.';
+comment on column public.agent_reviews.escalated_at is 'Since then only operators may decide it; its reviewers still see it.';
 comment on column public.agent_reviews.used_at is 'An approval is used once.';
 
 create index agent_reviews_of_execution_idx on public.agent_reviews (execution_id);
@@ -91,6 +93,16 @@ language sql stable security definer set search_path = ''
 return exists (
   select from runhold.reviewers r
   where r.user_id = auth.uid()
+    and (r.tenant_id is null or r.tenant_id = p_tenant_id)
+    and (r.agent_type is null or r.agent_type = p_agent_type)
+    and (r.tool_name is null or r.tool_name = p_tool_name));
+
+-- Who may still decide once nobody else did in time.
+create function runhold.may_review_escalated(p_tenant_id text, p_agent_type text, p_tool_name text) returns boolean
+language sql stable security definer set search_path = ''
+return exists (
+  select from runhold.reviewers r
+  where r.user_id = auth.uid() and r.role = 'operator'
     and (r.tenant_id is null or r.tenant_id = p_tenant_id)
     and (r.agent_type is null or r.agent_type = p_agent_type)
     and (r.tool_name is null or r.tool_name = p_tool_name));

@@ -70,18 +70,24 @@ begin
 end;
 $$;
 
+-- Hands a review over to the operators: from now on only they decide, within their own time limit if there is one.
 create function runhold.escalate_review(p_review_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update public.agent_reviews r set expires_at = null where r.id = p_review_id;
-  perform runhold.write_event(r.execution_id, r.user_id, r.tenant_id, 'review_escalated', jsonb_build_object('review_id', r.id))
+  update public.agent_reviews r
+  set escalated_at = runhold.now(),
+      expires_at = runhold.now() + (select t.escalation_ttl from public.agent_types t where t.name = r.agent_type)
+  where r.id = p_review_id;
+  perform runhold.write_event(r.execution_id, r.user_id, r.tenant_id, 'review_escalated', runhold.compact(jsonb_build_object(
+    'review_id', r.id, 'kind', r.kind, 'tool_name', r.tool_name, 'expires_at', r.expires_at)))
   from public.agent_reviews r where r.id = p_review_id;
 end;
 $$;
 
--- Reviews of paused runs whose time is up, as their type says: reject, fail, or hand over to the operators (who have no
--- time limit). Runs first, then reviews, and whatever someone else holds is left for the next round: this never waits.
+-- Reviews of paused runs whose time is up, as their type says: reject, fail, or hand over to the operators, and when
+-- their time is up too, as reject. Runs first, then reviews, and whatever someone else holds is left for the next round: this
+-- never waits.
 create function runhold.sweep_reviews() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -99,8 +105,11 @@ begin
   for v_review in
     select r.id, r.execution_id,
            -- nobody can be told "it did not happen": what is unknown can't be rejected, only ended
-           case when r.kind = 'unknown_outcome' and t.review_on_expiry = 'reject' then 'fail' else t.review_on_expiry end as then_do
+           case when r.kind = 'unknown_outcome' and e.then_do = 'reject' then 'fail' else e.then_do end as then_do
     from public.agent_reviews r join public.agent_types t on t.name = r.agent_type
+    cross join lateral (
+      select case when r.escalated_at is not null and t.review_on_expiry = 'escalate' then 'reject'
+                  else t.review_on_expiry end as then_do) e
     where r.execution_id = any (v_runs) and r.status = 'pending' and r.expires_at <= runhold.now()
     order by r.id for update of r skip locked
   loop

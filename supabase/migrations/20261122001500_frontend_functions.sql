@@ -145,7 +145,8 @@ begin atomic
     select r.requested_at, 'review', 3, c.step_number * 1000 + c.position, jsonb_build_object(
       'id', r.id, 'tool_call_id', r.tool_call_id, 'review_kind', r.kind, 'tool_name', r.tool_name, 'summary', r.summary, 'status', r.status,
       'proposed_input', r.proposed_input, 'edited_input', r.edited_input, 'answer', r.answer, 'comment', r.comment,
-      'decided_at', r.decided_at, 'reviewer_id', r.reviewer_id, 'expires_at', r.expires_at, 'used_at', r.used_at)
+      'decided_at', r.decided_at, 'reviewer_id', r.reviewer_id, 'expires_at', r.expires_at, 'escalated_at', r.escalated_at,
+      'used_at', r.used_at)
     from public.agent_reviews r left join public.agent_tool_calls c on c.id = r.tool_call_id
     where r.execution_id = agent_timeline.execution_id
     union all

@@ -66,7 +66,7 @@ begin atomic
 end;
 
 revoke execute on all functions in schema runhold from public;
-revoke execute on function public.agent_decide(uuid[], text, jsonb, jsonb, text) from public, anon, authenticated;
+revoke execute on function public.agent_decide(uuid[], text, jsonb, jsonb, text) from public, anon, authenticated, service_role;
 grant execute on function runhold.check_decide(uuid[]), runhold.lock_executions(uuid[]),
   runhold.decide(uuid[], text, jsonb, jsonb, text) to authenticated;
 grant execute on function public.agent_decide(uuid[], text, jsonb, jsonb, text) to authenticated;

@@ -82,7 +82,8 @@ create function runhold.hint_review() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  perform runhold.send_hint(jsonb_build_object('id', new.id, 'status', new.status), 'review', 'reviews:' || p.user_id)
+  perform runhold.send_hint(jsonb_build_object('id', new.id, 'status', new.status, 'escalated', new.escalated_at is not null),
+                            'review', 'reviews:' || p.user_id)
   from (
     select distinct r.user_id from runhold.reviewers r
     where (r.tenant_id is null or r.tenant_id = new.tenant_id)
@@ -95,7 +96,7 @@ $$;
 create trigger hint_new_review after insert on public.agent_reviews
   for each row execute function runhold.hint_review();
 create trigger hint_decided_review after update on public.agent_reviews
-  for each row when (old.status is distinct from new.status)
+  for each row when (old.status is distinct from new.status or old.escalated_at is distinct from new.escalated_at)
   execute function runhold.hint_review();
 
 -- Who may listen. Paid once, at the join: one index lookup.

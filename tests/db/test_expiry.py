@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from world import World, call, question, step
+from world import World, call, question, refused, step
 
 
 def test_time_to_decide_is_the_definitions_or_the_operators(world: World) -> None:
@@ -53,18 +53,94 @@ def test_fail_ends_the_run_and_closes_its_other_reviews(world: World) -> None:
     assert {c["status"] for c in world.calls(run["id"])} == {"rejected"}
 
 
-def test_escalate_leaves_the_question_open_without_a_time_limit(world: World) -> None:
+def test_escalate_hands_the_review_over_to_operators(world: World) -> None:
     worker, reviewer, user = world.worker(), world.reviewer(), world.person()
+    elsewhere = world.reviewer(role="operator", tool_name="save")
+    world.appoint(elsewhere)  # a reviewer here, an operator of something else
+    operator = world.reviewer(role="operator", agent_type="writer")
     world.configure(review_on_expiry="escalate")
     run, (review,) = world.paused(worker, user)
     world.at(3601)
     assert world.sweep()["expired"] == 1
     assert world.sweep()["expired"] == 0
-    assert world.review(review["id"])["expires_at"] is None
+    escalated = world.review(review["id"])
+    assert (escalated["status"], escalated["expires_at"]) == ("pending", None)
+    assert escalated["escalated_at"] is not None
     assert world.status(run["id"]) == "awaiting_review"
-    assert world.events(run["id"]).count("review_escalated") == 1
-    world.decide(reviewer, review["id"])
+    (event,) = world.sql("select * from agent_events where kind = 'review_escalated'")
+    assert (event["actor_kind"], event["data"]["review_id"]) == ("system", str(review["id"]))
+    for person in (reviewer, elsewhere):
+        assert [row["id"] for row in world.user(person, "select id from agent_reviews")] == [review["id"]]
+        with refused("RH021", says="this review was handed over to the operators", hint="Ask an operator"):
+            world.decide(person, review["id"])
+    with refused("RH009"):
+        world.decide(user, review["id"])
+    world.decide(operator, review["id"])
     assert world.status(run["id"]) == "pending"
+
+
+def test_owner_who_may_decide_may_not_once_it_is_escalated(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    world.configure(review_on_expiry="escalate", allow_self_review=True)
+    _, (review,) = world.paused(worker, user)
+    world.at(3601)
+    world.sweep()
+    with refused("RH021"):
+        world.decide(user, review["id"])
+
+
+def test_approvals_from_before_count_with_an_operators(world: World) -> None:
+    worker, operator = world.worker(), world.reviewer(role="operator")
+    world.configure(review_on_expiry="escalate", approvals_needed=2)
+    run, (review,) = world.paused(worker, world.person())
+    world.decide(world.reviewer(), review["id"])
+    world.at(3601)
+    world.sweep()
+    world.decide(operator, review["id"])
+    assert world.status(run["id"]) == "pending"
+
+
+def test_operators_have_their_own_time_and_then_it_is_rejected(world: World) -> None:
+    worker, operator = world.worker(), world.reviewer(role="operator")
+    world.configure(review_on_expiry="escalate", escalation_ttl=timedelta(hours=2))
+    run, (review,) = world.paused(worker, world.person())
+    world.at(3601)
+    assert world.sweep()["expired"] == 1
+    escalated = world.review(review["id"])
+    assert escalated["expires_at"] - escalated["escalated_at"] == timedelta(hours=2)
+    world.at(3601 + 7190)
+    assert world.sweep()["expired"] == 0
+    world.at(3601 + 7210)
+    with refused("RH008"):
+        world.decide(operator, review["id"])
+    assert world.sweep()["expired"] == 1
+    assert world.review(review["id"])["status"] == "expired"
+    assert world.calls(run["id"])[0]["status"] == "rejected"
+    assert world.status(run["id"]) == "pending"
+
+
+def test_unknown_outcome_that_operators_leave_too_ends_the_run(world: World) -> None:
+    worker = world.worker()
+    world.configure(review_on_expiry="escalate", escalation_ttl=timedelta(hours=2))
+    run_id, _ = world.unknown(worker, world.person())
+    world.at(3601)
+    world.sweep()
+    assert world.status(run_id) == "awaiting_review"
+    world.at(3601 + 7210)
+    world.sweep()
+    assert (world.status(run_id), world.run(run_id)["error"]) == ("failed", "REVIEW_EXPIRED")
+
+
+def test_operators_hear_of_it(world: World) -> None:
+    worker, operator = world.worker(), world.reviewer(role="operator")
+    world.configure(review_on_expiry="escalate")
+    _, (review,) = world.paused(worker, world.person())
+    world.sql("delete from realtime.messages")
+    world.at(3601)
+    world.sweep()
+    (hint,) = world.sql("select payload from realtime.messages where topic = %s", f"reviews:{operator}")
+    assert hint["payload"]["id"] == str(review["id"])
+    assert hint["payload"]["escalated"] is True
 
 
 @pytest.mark.parametrize("then", ["reject", "fail"])

@@ -65,6 +65,7 @@ MAY_UPDATE = {
         "max_attempts",
         "review_ttl",
         "review_on_expiry",
+        "escalation_ttl",
         "approvals_needed",
         "allow_self_review",
     },

@@ -288,6 +288,8 @@ class RunsMachine(RuleBasedStateMachine):
         if verdict == "stop":
             assert run is not None
             wanted = {"CANCELLED"} if run.cancel else {"MAX_STEPS_EXCEEDED", "MAX_TOOL_CALLS_EXCEEDED"}
+            if run.is_final:
+                wanted = {run.error or "CANCELLED"}
             assert answer["code"] in wanted
         if granted:
             assert run is not None
@@ -453,6 +455,10 @@ class RunsMachine(RuleBasedStateMachine):
                 self.world.decide(run.owner, about.id, **columns)
         else:
             reviewer = self.choose(data, self.reviewers, "reviewer")
+            if about.escalated:
+                with refused("RH021"):
+                    self.world.decide(reviewer, about.id, **columns)
+                reviewer = self.operator
             if columns["status"] == "approved" and reviewer in about.approved_by:
                 with refused("RH007", says="You have already approved this."):
                     self.world.decide(reviewer, about.id, **columns)

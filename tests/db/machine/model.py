@@ -33,6 +33,7 @@ class Question:
     expires: float | None
     needed: int = 1
     open: bool = True
+    escalated: bool = False
     stop: bool = False
     usable: bool = False
     edited_input: Entry | None = None
@@ -466,6 +467,7 @@ class Model:
             for question in due:
                 if self.on_expiry == "escalate":
                     question.expires = None
+                    question.escalated = True
                 else:
                     question.open = False
                     if question.kind != "unknown_outcome":
