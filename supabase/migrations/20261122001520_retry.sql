@@ -78,6 +78,18 @@ begin
 end;
 $$;
 
+-- The row as its steerer may read it: operators steer runs whose content they can not read.
+create function runhold.run_for_caller(p_execution_id uuid) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select case when x.user_id = auth.uid() or runhold.caller_is_service() then to_jsonb(x)
+                else to_jsonb(x) - array['input_data', 'state', 'result', 'metadata', 'error_detail'] end
+    from public.agent_executions x where x.id = p_execution_id);
+end;
+$$;
+
 create function runhold.retry(p_execution_id uuid, p_limits jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -103,7 +115,7 @@ begin
       cancel_requested_at = null, resumed_after_step = x.step_count, limits = v_run.limits, allowance = v_run.allowance
   where x.id = p_execution_id;
   perform runhold.reopen_calls(p_execution_id);
-  return (select to_jsonb(x) from public.agent_executions x where x.id = p_execution_id);
+  return runhold.run_for_caller(p_execution_id);
 end;
 $$;
 

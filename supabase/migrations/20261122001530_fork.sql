@@ -73,7 +73,7 @@ begin
   returning id into v_fork_id;
   perform runhold.copy_log(v_source.id, v_fork_id, p_from_step - 1);
   perform runhold.count_copied(v_fork_id);
-  return (select to_jsonb(x) from public.agent_executions x where x.id = v_fork_id);
+  return runhold.run_for_caller(v_fork_id);
 end;
 $$;
 
