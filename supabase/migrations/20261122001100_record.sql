@@ -403,7 +403,12 @@ begin
              when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is, late where it ended
              when e.cancel_requested and e.body -> 'transition' ->> 'to' in ('completed', 'failed', 'pending') then 'cancelled'
              when e.body -> 'transition' ->> 'to' = 'pending'
-               then case when runhold.is_unsure(e.execution_id) then 'awaiting_review' else 'pending' end
+               then case when runhold.is_unsure(e.execution_id) then 'awaiting_review'
+                         -- given back because its task failed in the worker: where it always does, it must end
+                         when e.body -> 'transition' ->> 'reason' like 'worker error%' and e.attempt >= (
+                           select runhold.max_attempts(r.agent_type) from public.agent_executions r where r.id = e.execution_id)
+                           then 'failed'
+                         else 'pending' end
              else e.body -> 'transition' ->> 'to'
            end as target,
            s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
@@ -436,7 +441,8 @@ begin
       tool_error_count = coalesce(u.failed, x.tool_error_count),
       active_ms = x.active_ms + u.active_ms,
       state = coalesce(u.state, x.state),
-      attempt = case when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
+      attempt = case when u.reason like 'worker error%' then x.attempt
+                     when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
       outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, runhold.now())
                           when u.steps > 0 then null else x.outage_since end,
       wake_at = case when u.target = 'pending' and u.delay_ms > 0 then runhold.now() + u.delay_ms * interval '1 ms' end,
@@ -470,8 +476,9 @@ begin
 end;
 $$;
 
--- An entry whose answer was lost. What did not hold the first time does not hold now: intents that are not there were
--- stopped, a transition that was not made was answered "continue" (or stopped: the next entry is told so).
+-- An entry whose answer was lost, or that comes late. What did not hold the first time does not hold now: intents that are
+-- not there were stopped, a transition that was not made was answered "continue" (or stopped: the next entry is told so).
+-- And no intent of a run that left its worker holds any more, or a worker whose clock is slow would act on it.
 create function runhold.judge_again(p_worker_id uuid, p_entry runhold.judged_entry) returns runhold.judged_entry
 language plpgsql stable security definer set search_path = ''
 as $$
@@ -480,7 +487,14 @@ declare
   v_stop jsonb;
 begin
   select x.* into v_run from public.agent_executions x where x.id = p_entry.execution_id;
-  if v_run.status <> 'running' or v_run.worker_id is distinct from p_worker_id or v_run.recorded_seq <> p_entry.seq then
+  if v_run.status <> 'running' or v_run.worker_id is distinct from p_worker_id then
+    if runhold.has_intents(p_entry.body) and not p_entry.body ? 'transition' then
+      p_entry.verdict := case when runhold.is_final(v_run.status) then 'stop' else 'fenced' end;
+      p_entry.code := case when p_entry.verdict = 'stop' then coalesce(v_run.error, 'CANCELLED') end;
+      p_entry.started := null;
+    end if;
+    return p_entry;
+  elsif v_run.recorded_seq <> p_entry.seq then
     return p_entry;
   end if;
   if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c
@@ -530,7 +544,7 @@ begin
   end loop;
   perform runhold.move_on(p_entries);
   for i in 1 .. cardinality(p_entries) loop
-    if p_entries[i].verdict = 'duplicate' then
+    if p_entries[i].verdict in ('duplicate', 'late') then
       p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
     end if;
   end loop;

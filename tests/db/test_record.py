@@ -506,6 +506,74 @@ def test_illegal_transition_refuses_the_call(world: World) -> None:
         worker.end(run, "dancing")
 
 
+def test_a_run_whose_task_always_fails_in_the_worker_ends(world: World) -> None:
+    """Its worker gives it back each time, for later. That is counted, or it would go on for ever."""
+    worker, user = world.worker(), world.person()
+    run_id = world.submit(user)
+    for attempt in (1, 2, 3):
+        world.at(100.0 * attempt)
+        worker = world.worker()
+        (run,) = worker.claim()
+        assert run["attempt"] == attempt
+        worker.end(run, "pending", reason="worker error: KeyError", delay_ms=30_000, detail={"message": "m"})
+        assert world.status(run_id) == ("pending" if attempt < 3 else "failed")
+    row = world.run(run_id)
+    assert (row["error"], row["error_detail"]) == ("INTERNAL_ERROR", {"message": "m"})
+
+
+# ----------------------------------------------------------------------------------------- intents of a run that is gone
+
+
+@pytest.mark.parametrize("repeated", [False, True], ids=["once", "repeated"])
+@pytest.mark.parametrize("cancel", [False, True], ids=["worker lost", "cancelled"])
+def test_an_intent_that_comes_after_the_runs_end_does_not_hold(
+    world: World, cancel: bool, repeated: bool
+) -> None:
+    """The worker's clock may say that its lease goes on: it must not start what nobody knows of."""
+    worker, user = world.worker(), world.person()
+    world.configure(max_attempts=1)
+    run = world.running(worker, user)
+    if cancel:
+        world.user(user, "select agent_cancel(%s)", run["id"])
+    assert worker.heartbeat(held=[])["lost"] == []
+    assert world.status(run["id"]) == ("cancelled" if cancel else "failed")
+    entry = worker.entry(
+        run, steps=[step(1, worker.definition)], calls=[call(1, 0, "save", "idempotent", "running")]
+    )
+    if repeated:
+        worker.record_all([entry])
+    (verdict,) = worker.record_all([entry])
+    assert (verdict["verdict"], verdict["code"]) == ("stop", "CANCELLED" if cancel else "WORKER_LOST")
+    assert world.run(run["id"])["step_count"] == 1  # what happened is stored
+    assert world.calls(run["id"]) == []
+
+
+@pytest.mark.parametrize("effect", ["unsafe", "idempotent"])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_repeated_intent_does_not_hold_once_the_run_was_requeued(
+    world: World, gated: bool, effect: str
+) -> None:
+    """Its answer was lost, then the run. The next worker, or a person, decides what becomes of the call now."""
+    worker, user = world.worker(), world.person()
+    if gated:
+        run, (review,) = world.paused(worker, user)
+        world.decide(world.reviewer(), review["id"])
+        (run,) = worker.claim()
+        entry = worker.entry(run, starts=[{"step_number": 1, "position": 0}])
+    else:
+        run = world.running(worker, user)
+        entry = worker.entry(
+            run, steps=[step(1, worker.definition)], calls=[call(1, 0, "send", effect, "running")]
+        )
+    (verdict,) = worker.record_all([entry])
+    assert verdict["verdict"] == "ok"
+    worker.heartbeat(held=[])
+    assert world.status(run["id"]) in ("pending", "awaiting_review")
+    (verdict,) = worker.record_all([entry])
+    assert verdict["verdict"] == "fenced"
+    assert "started" not in verdict
+
+
 # -------------------------------------------------------------------------------------------------------- messages
 
 

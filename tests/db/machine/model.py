@@ -278,11 +278,21 @@ class Model:
         run.recorded = entry["seq"]
         self._keep(run, entry)
         self._results(run, entry, late=True)
-        return "ok", []
+        return self._too_late(run, entry), []
+
+    @staticmethod
+    def _too_late(run: Run, entry: Entry) -> Verdict:
+        """The run left its worker: what happened is kept, but nothing may start any more."""
+        intends = any(c["status"] in INTENTS for c in entry.get("calls", ()))
+        if entry.get("transition") or not (intends or entry.get("reviews") or entry.get("starts")):
+            return "ok"
+        return "stop" if run.is_final else "fenced"
 
     def _again(self, run: Run, worker: str, entry: Entry) -> Verdict:
         """The answer to this very entry was lost: intents that are not there are not there now."""
-        if run.worker != worker or entry["seq"] != run.recorded:
+        if run.worker != worker:
+            return self._too_late(run, entry)
+        if entry["seq"] != run.recorded:
             return "ok"
         if any((c["step_number"], c["position"]) not in run.calls for c in entry.get("calls", ())):
             return "stop"

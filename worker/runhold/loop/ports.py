@@ -226,7 +226,7 @@ class Transition:
     """How the run leaves this worker.
 
     ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``,
-    ``cancelled`` (detail), ``pending`` (reason, delay_ms; never counted as an attempt).
+    ``cancelled`` (detail), ``pending`` (reason, delay_ms; counted as an attempt only for a ``worker error``).
 
     :ivar final: for ``completed``: there is no room for another step. Without it, a run to which people spoke
         meanwhile is not ended: the verdict is ``continue``, with their messages.

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY_MS: Final = 30_000
 """A run whose task failed for a reason of ours goes on later, here or elsewhere: not at once, or it would fail
-in circles as fast as the database can claim."""
+in circles as fast as the database can claim. A `worker error` counts as an attempt: at the last the run has failed."""
 
 GIVE_BACK_TIMEOUT_S: Final = 15.0
 """For writing that; then the heartbeat, which does not name the run any more, gives it back."""
@@ -187,7 +187,12 @@ class Runs:
         await self._give_back(self._writer.open(broken.id, broken.fence), "its record can't be read")
 
     async def _give_back(self, log: QueuedLog, reason: str) -> None:
-        transition = Transition(to="pending", reason=reason, delay_ms=GIVE_BACK_DELAY_MS)
+        transition = Transition(
+            to="pending",
+            reason=reason,
+            delay_ms=GIVE_BACK_DELAY_MS,
+            detail={"message": f"The run could not go on ({reason}); the worker's log says where."},
+        )
         try:
             await asyncio.wait_for(log.append(Entry(transition=transition)), GIVE_BACK_TIMEOUT_S)
         except (TimeoutError, StoreError) as error:
