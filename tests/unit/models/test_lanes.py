@@ -20,7 +20,7 @@ def lanes() -> tuple[Lanes, list[httpx.AsyncClient]]:
         opened.append(http)
         return AsyncOpenAI(api_key=KEY, base_url=BASE_URL)
 
-    return Lanes(make), opened
+    return Lanes(make, BASE_URL), opened
 
 
 async def test_a_lane_takes_so_many_calls_and_no_more() -> None:

@@ -8,15 +8,15 @@ calls/s with one pool, 390 with lanes of 8.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 import httpx
 from openai import AsyncOpenAI
+
+from runhold.tls import tls_context
 
 LANE_CALLS: Final = 8
 """Calls in flight, and so connections, of one pool."""
@@ -28,12 +28,6 @@ KEEPALIVE_S: Final = 30.0
 """Idle connections are closed before the load balancers in front of providers do it (60 s and more)."""
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    # Reading the certificates takes tens of milliseconds: once for all.
-    return httpx.create_ssl_context()
-
-
 @dataclass(kw_only=True, slots=True, eq=False)
 class _Lane:
     client: AsyncOpenAI
@@ -43,11 +37,12 @@ class _Lane:
 class Lanes:
     """Clients of the same server, each with a pool of its own; a new one opens when all are full."""
 
-    def __init__(self, make_client: Callable[[httpx.AsyncClient], AsyncOpenAI]) -> None:
+    def __init__(self, make_client: Callable[[httpx.AsyncClient], AsyncOpenAI], base_url: str) -> None:
         """
         :param make_client: puts the ``openai`` package's client on top of an HTTP client.
         """
         self._make_client = make_client
+        self._base_url = base_url
         self._lanes: list[_Lane] = []
         self._retired: set[_Lane] = set()
 
@@ -85,7 +80,7 @@ class Lanes:
 
     def _open(self) -> _Lane:
         http = httpx.AsyncClient(
-            verify=_tls(),
+            verify=tls_context(self._base_url),
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(
                 max_connections=None,  # the lane is the limit: a call with a place never waits for another

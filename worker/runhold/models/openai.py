@@ -57,7 +57,7 @@ class OpenAIChatModel:
         self._host = _host_of(base_url)
         self._api_key = api_key
         self._clock = clock or Clock()
-        self._lanes = Lanes(lambda http: _client(api_key, base_url, http))
+        self._lanes = Lanes(lambda http: _client(api_key, base_url, http), base_url)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> OpenAIChatModel:

@@ -20,6 +20,7 @@ import jwt
 from supabase import AsyncClient, AsyncClientOptions
 
 from runhold.errors import ConfigError
+from runhold.tls import tls_context
 
 TOKEN_TTL_S: Final = 600
 """A tool call may take minutes, and a client keeps the token that it was made with."""
@@ -175,7 +176,8 @@ class UserClients:
         except RuntimeError:
             loop = None
         if loop is None or (self._pool_loop is not None and self._pool_loop is not loop):
-            return httpx.AsyncClient(timeout=TIMEOUT_S)
+            return httpx.AsyncClient(verify=tls_context(self._url), timeout=TIMEOUT_S)
         if self._pool is None:
-            self._pool, self._pool_loop = _SharedPool(timeout=TIMEOUT_S), loop
+            pool = _SharedPool(verify=tls_context(self._url), timeout=TIMEOUT_S)
+            self._pool, self._pool_loop = pool, loop
         return self._pool

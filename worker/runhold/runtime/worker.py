@@ -33,6 +33,7 @@ from runhold.runtime.session import Session
 from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.store.gateway import Gateway
+from runhold.tls import tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,9 @@ async def _equipment(
     breaker = Breaker(model or own_model)  # pyright: ignore[reportArgumentType]
     prices = Prices()
     executor = DaemonThreads(config.capacity, name="runhold-tool")
-    http = httpx.AsyncClient(limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS))
+    http = httpx.AsyncClient(
+        verify=tls_context(config.url), limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS)
+    )
     progress = Progress(config.url, config.secret_key, http) if config.realtime else None
     sending = asyncio.create_task(progress.run(), name="progress") if progress else None
     try:

@@ -18,6 +18,7 @@ from pydantic_core import from_json, to_json
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from runhold.errors import ConfigError, Refused, StoreError, StoreUnavailable, WorkerDead, is_retryable
+from runhold.tls import tls_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A server that does not take a connection by then is down; the lease leaves no time for more."""
@@ -66,6 +67,7 @@ async def connect(url: str, key: str, *, timeout_s: float, connections: int) -> 
     """
     timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
     http = httpx.AsyncClient(
+        verify=tls_context(url),
         timeout=timeout,
         limits=httpx.Limits(
             max_connections=connections,
