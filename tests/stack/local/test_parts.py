@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psycopg
@@ -101,6 +104,25 @@ async def test_requests_of_every_kind_are_answered_during_and_after_a_crash_of_t
         back = await asyncio.gather(*(service.get("/kept?limit=1") for _ in range(SLOW_CALLS)))
         assert {answer.status_code for answer in back} == {200}
         assert await sign_up(own_stack)
+
+
+async def test_a_database_that_resets_every_connection_ends_no_server(
+    own_stack: LocalStack, service: httpx.AsyncClient
+) -> None:
+    def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        lingering = struct.pack("ii", 1, 0)  # not at all: closing sends a reset
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, lingering)
+        writer.close()
+
+    await stop(own_stack, own_stack.postgres)
+    where = urlsplit(own_stack.database_url)
+    async with await asyncio.start_server(reset, where.hostname, where.port):
+        for _ in range(10):
+            answers = await asyncio.gather(*(service.get("/kept?limit=1") for _ in range(SLOW_CALLS)))
+            assert {answer.status_code for answer in answers} == {503}
+    await start(own_stack, own_stack.postgres)
+    assert own_stack.api.running
+    assert (await service.get("/kept?limit=1")).status_code == 200
 
 
 async def sign_up(stack: LocalStack) -> Any:

@@ -90,6 +90,7 @@ class Connection {
 
   constructor(socket) {
     this.#socket = socket;
+    socket.on("error", (error) => this.#lose(error)); // the driver listens only once it has taken the socket up
     socket.on("close", () => this.#lose());
   }
 
