@@ -83,3 +83,9 @@ def test_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
     for words in commands(page, "make"):
         assert words[0] in targets or "=" in words[0], f"{page.name} calls make {' '.join(words)}"
+
+
+def test_two_pages_draw_the_same_states() -> None:
+    pages = [ROOT / "docs" / "guides" / "reliability.md", ROOT / "docs" / "reference" / "states.md"]
+    (first,), (second,) = (blocks(page, "mermaid") for page in pages)
+    assert first == second
