@@ -19,11 +19,14 @@ declare
   v_run public.agent_executions := runhold.steered(p_execution_id);
   v_service boolean := runhold.caller_is_service();
 begin
+  if not v_service and v_run.user_id is distinct from auth.uid() then  -- operators steer runs whose content they can not read
+    perform runhold.refuse('RH006', 'There is no such run, or it is not yours.', 'Its user, or the service, may export it.');
+  end if;
   return (
     select jsonb_build_object(
       'execution_id', v_run.id, 'exported_at', runhold.now(),
       'exported_by', runhold.compact(jsonb_build_object(
-        'kind', case when v_service then 'service' when v_run.user_id = auth.uid() then 'owner' else 'operator' end,
+        'kind', case when v_service then 'service' else 'owner' end,
         'id', case when not v_service then auth.uid() end)),
       'records', jsonb_agg(jsonb_build_object('kind', r.kind, 'row', r.content)::text order by r.rank, r.at, r.n, r.position, r.id))
     from (

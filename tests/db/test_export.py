@@ -1,4 +1,4 @@
-"""agent_export: everything of a run as texts, for those who may steer it; what agents are told, for the service alone."""
+"""agent_export: everything of a run as texts, for its user and the service; what agents are told, for the service alone."""
 
 from __future__ import annotations
 
@@ -103,25 +103,23 @@ def test_numbers_and_texts_are_as_they_are_stored(world: World) -> None:
     assert execution["input_data"] == {"n": Decimal(number), "t": text}
 
 
-def test_owners_and_operators_get_all_but_what_the_agent_is_told(world: World) -> None:
+def test_owners_get_all_but_what_the_agent_is_told(world: World) -> None:
     user, run_id = told(world)
-    operator = world.reviewer(role="operator")
     whole = world.service("select agent_export(%s)", run_id)
-    for who, kind in ((user, "owner"), (operator, "operator")):
-        export = world.user(who, "select agent_export(%s)", run_id)[0]["agent_export"]
-        assert export["exported_by"] == {"kind": kind, "id": who}
-        for each in KINDS:
-            if each != "definition":
-                assert rows_of(export, each) == rows_of(whole, each)
-        (definition,), (full,) = rows_of(export, "definition"), rows_of(whole, "definition")
-        assert definition == {name: full[name] for name in full if name not in HIDDEN} | {"withheld": HIDDEN}
-        assert full["instructions"] == "Write."
+    export = world.user(user, "select agent_export(%s)", run_id)[0]["agent_export"]
+    assert export["exported_by"] == {"kind": "owner", "id": user}
+    for each in KINDS:
+        if each != "definition":
+            assert rows_of(export, each) == rows_of(whole, each)
+    (definition,), (full,) = rows_of(export, "definition"), rows_of(whole, "definition")
+    assert definition == {name: full[name] for name in full if name not in HIDDEN} | {"withheld": HIDDEN}
+    assert full["instructions"] == "Write."
 
 
-@pytest.mark.parametrize("who", ["stranger", "reviewer"])
+@pytest.mark.parametrize("who", ["stranger", "reviewer", "operator"])
 def test_others_are_refused_as_if_there_were_no_such_run(world: World, who: str) -> None:
     _, run_id = told(world)
-    other = world.person() if who == "stranger" else world.reviewer()
+    other = world.person() if who == "stranger" else world.reviewer(role=who)
     with refused("RH006", says="no such run, or it is not yours"):
         world.user(other, "select agent_export(%s)", run_id)
     with refused("RH006", says="no such run, or it is not yours"):

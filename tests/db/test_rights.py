@@ -103,7 +103,7 @@ FUNCTIONS = {
     ),
     "agent_disable": Api("agent_disable('writer')", ("operator", "service")),
     "agent_enable": Api("agent_enable('writer')", ("operator", "service")),
-    "agent_export": Api("agent_export(%(run)s)", ("owner", "operator", "service")),
+    "agent_export": Api("agent_export(%(run)s)", ("owner", "service")),
     "agent_timeline": Api(
         "nullif(agent_timeline(%(run)s)::text, '[]')", ("owner", "reviewer", "operator", "service")
     ),

@@ -63,7 +63,7 @@ FUNCTIONS = {
     "agent_retry": about_the_run("RH018: owner operator service"),
     "agent_fork": about_the_run("owner operator service", from_step=1),
     "agent_send": about_the_run("owner operator service", content="hello"),
-    "agent_export": about_the_run("owner operator service"),
+    "agent_export": about_the_run("owner service"),
     "agent_timeline": about_the_run("owner reviewer operator service", NOTHING),
     "agent_review_context": Function(
         answers="owner reviewer operator service",
