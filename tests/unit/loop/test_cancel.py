@@ -138,6 +138,8 @@ async def test_what_can_be_repeated_ends_at_once(effect: Effect) -> None:
     await asyncio.wait_for(task, 1)
     assert row.status == "cancelled"
     assert (row.cut_off, row.entries[-1].results) == ({(1, 0)}, [])
+    tried = [entry.transition.to for entry in row.entries if entry.transition is not None]
+    assert tried == ["cancelled"], "nobody is waited for"
     assert not act.finished
 
 

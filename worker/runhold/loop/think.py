@@ -160,6 +160,7 @@ class Thinker:
         self._journal.append(entry)
         await self._runner.run(works)
         self._require_working_tools(step)
+        self._journal.checkpoint()  # what a cancel cut off waits for nobody
         if any(call.status not in FINAL for call in self._journal.calls_of(step.step_number)):
             raise paused()
 
