@@ -24,6 +24,22 @@ begin
 end;
 $$;
 
+-- Where reviewers are told: {"webhook": {"url": …, "secret_name": …}}. The secret itself is in the workers' environment; only names
+-- made for it are allowed, so that no other secret can be put to use.
+create function runhold.is_notify(p_notify jsonb) returns boolean
+language plpgsql immutable parallel safe security definer set search_path = ''
+as $$
+declare
+  v_webhook jsonb := p_notify -> 'webhook';
+begin
+  return case
+    when jsonb_typeof(p_notify) <> 'object' or jsonb_typeof(v_webhook) is distinct from 'object' then false
+    else p_notify - 'webhook' = '{}' and v_webhook - array['url', 'secret_name'] = '{}'
+      and coalesce(v_webhook ->> 'url', '') ~ '^https?://[^\s/@]+(/\S*)?$' and length(v_webhook ->> 'url') <= 2048
+      and coalesce(v_webhook ->> 'secret_name', '') ~ '^RUNHOLD_WEBHOOK_SECRET(_[A-Z0-9_]+)?$' end;
+end;
+$$;
+
 create table public.agent_definitions (
   id uuid primary key default gen_random_uuid(),
   hash text not null unique,
@@ -63,8 +79,10 @@ create table public.agent_types (
   escalation_ttl interval check (escalation_ttl > interval '0'),
   approvals_needed integer not null default 1 check (approvals_needed between 1 and 10),
   allow_self_review boolean not null default false,
+  notify jsonb,
   changed bigint not null default nextval('runhold.types_version'),
   constraint limits_is_an_object check (jsonb_typeof(limits) = 'object'),
+  constraint notify_is_a_webhook check (notify is null or runhold.is_notify(notify)),
   constraint limits_are_known_numbers check (runhold.has_number_limits(limits) and runhold.has_only_limits(limits))
 );
 
@@ -73,6 +91,8 @@ comment on column public.agent_types.approval_tools is 'Tools that need a person
 comment on column public.agent_types.limits is 'Tightens the definition''s limits; can never widen them.';
 comment on column public.agent_types.escalation_ttl is
   'How long operators have for a review that was handed over to them; then it is rejected. Null: no limit.';
+comment on column public.agent_types.notify is
+  'Where reviewers are told: {"webhook": {"url": "https://…", "secret_name": "RUNHOLD_WEBHOOK_SECRET"}}. Null: nowhere.';
 comment on column public.agent_types.changed is 'Grows with every change, so that workers see it in a heartbeat.';
 
 create index agent_types_definition_idx on public.agent_types (definition_id);
@@ -138,7 +158,7 @@ revoke all on public.agent_types, public.agent_definitions from public, anon, au
 grant select (name, description, input_schema, enabled) on public.agent_types to authenticated;
 grant select on public.agent_types, public.agent_definitions to service_role;
 grant update (enabled, approval_tools, limits, max_concurrent, max_concurrent_per_user, max_attempts, review_ttl,
-              review_on_expiry, escalation_ttl, approvals_needed, allow_self_review) on public.agent_types to service_role;
+              review_on_expiry, escalation_ttl, approvals_needed, allow_self_review, notify) on public.agent_types to service_role;
 
 create policy "signed-in users see which agents exist" on public.agent_types
   for select to authenticated using (true);
@@ -149,4 +169,4 @@ create policy "definitions are the service's alone" on public.agent_definitions
 
 revoke execute on all functions in schema runhold from public;
 -- a check calls its functions with the rights of whoever writes the row
-grant execute on function runhold.has_number_limits(jsonb), runhold.has_only_limits(jsonb) to service_role;
+grant execute on function runhold.has_number_limits(jsonb), runhold.has_only_limits(jsonb), runhold.is_notify(jsonb) to service_role;

@@ -68,6 +68,7 @@ MAY_UPDATE = {
         "escalation_ttl",
         "approvals_needed",
         "allow_self_review",
+        "notify",
     },
 }
 MAY_SELECT_SOME = {("agent_types", "authenticated"): {"name", "description", "input_schema", "enabled"}}
@@ -128,6 +129,10 @@ FUNCTIONS = {
     "agent_worker_heartbeat": Api("agent_worker_heartbeat(%(worker)s, '{}', 0)", ("service",), WORKERS_ONLY),
     "agent_worker_release": Api("agent_worker_release(%(worker)s, '{}')", ("service",), WORKERS_ONLY),
     "agent_worker_stop": Api("agent_worker_stop(%(worker)s, true)", ("service",), WORKERS_ONLY),
+    "agent_worker_notifications": Api(
+        "agent_worker_notifications(%(worker)s, 1)", ("service",), WORKERS_ONLY
+    ),
+    "agent_worker_notified": Api("agent_worker_notified(%(worker)s, %(worker)s)", ("service",), WORKERS_ONLY),
     "agent_sweep": Api("agent_sweep()", ("service",), WORKERS_ONLY),
     "agent_prune": Api("agent_prune(interval '90 days')", ("service",), WORKERS_ONLY),
 }

@@ -14,7 +14,7 @@ from fake_database import FakeDatabase, FakeRun  # pyright: ignore[reportMissing
 from runhold.errors import StoreUnavailable, WorkerDead
 from runhold.loop.ports import Definition, Run
 from runhold.store.gateway import WorkerInfo
-from runhold.store.records import Claim, Heartbeat, Registration, TypeSettings, UnreadableRun
+from runhold.store.records import Claim, Heartbeat, Notification, Registration, TypeSettings, UnreadableRun
 
 
 class FakePort(FakeDatabase):
@@ -145,6 +145,13 @@ class FakePort(FakeDatabase):
     async def sweep(self) -> dict[str, Any]:
         self._fail("sweep", None)
         return {"requeued": 0}
+
+    async def notifications(self, worker_id: UUID, n: int) -> list[Notification]:
+        self._fail("notifications", n)
+        return []
+
+    async def notified(self, worker_id: UUID, notification_id: UUID, error: str | None) -> None:
+        self._fail("notified", (notification_id, error))
 
     async def definitions(self, ids: Sequence[UUID]) -> list[Definition]:
         self._fail("definitions", list(ids))

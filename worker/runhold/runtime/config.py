@@ -35,6 +35,7 @@ MAX_CAPACITY: Final = 1000
 _URL: Final = "SUPABASE_URL"
 _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
+_WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
 
 
 SECRET_VARIABLES: Final = (_SECRET, _LEGACY_SECRET, "SUPABASE_JWT_SECRET", "SUPABASE_JWT_SIGNING_KEY")
@@ -56,6 +57,7 @@ class WorkerConfig:
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
     :ivar poll_s: seconds between looks for work while Realtime is not heard, or not used.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
+    :ivar webhook_secrets: the variables ``RUNHOLD_WEBHOOK_SECRET…``, by name: what webhooks of reviews are signed with.
     :raises ConfigError: one sentence per mistake.
     """
 
@@ -70,6 +72,7 @@ class WorkerConfig:
     grace_s: float = DEFAULT_GRACE_S
     poll_s: float = DEFAULT_POLL_S
     realtime: bool = True
+    webhook_secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def __post_init__(self) -> None:
         mistakes = [*self._mistakes()]
@@ -109,6 +112,9 @@ class WorkerConfig:
             jwt_secret=read("SUPABASE_JWT_SECRET"),
             jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
             tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
+            webhook_secrets={
+                name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)
+            },
             **{name: value for name, value in options.items() if value is not None},
         )
 
@@ -120,6 +126,7 @@ class WorkerConfig:
             self.jwt_secret,
             self.jwt_signing_key,
             *_private_members(self.jwt_signing_key),
+            *self.webhook_secrets.values(),
         )
         return tuple(key for key in keys if key)
 

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from runhold.errors import ConfigError, RunholdError, StoreError
@@ -20,6 +21,7 @@ from runhold.runtime.claims import Claimer, ClaimPort
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import HeartbeatPort, HeartbeatThread
 from runhold.runtime.held import HeldRun, HeldRuns
+from runhold.runtime.notifications import NotificationPort, Notifier, is_loopback
 from runhold.runtime.registration import Registered
 from runhold.runtime.runs import Equipment, Runs, RunsPort
 from runhold.runtime.side_tasks import SideTaskDied, SideTasks
@@ -45,7 +47,7 @@ GOODBYE_S: Final = 3.0
 End = Literal["stopped", "dead"]
 
 
-class SessionPort(ClaimPort, RecordPort, RunsPort, Protocol):
+class SessionPort(ClaimPort, RecordPort, RunsPort, NotificationPort, Protocol):
     """The calls of a session. ``Gateway`` has them."""
 
     async def release(
@@ -124,6 +126,12 @@ class Session:
             on_reply=self._on_heartbeat,
             on_dead=self._dead.set,
         )
+        self._notifier = Notifier(
+            port,
+            worker_id,
+            secrets=config.webhook_secrets,
+            development=is_loopback(urlsplit(config.url).hostname or ""),
+        )
         self._wakes = WakeReport(self._listener, self._claimer)
         self._watchdog = Watchdog(self._held, equipment.agents, self._give_back_stuck)
 
@@ -138,6 +146,7 @@ class Session:
         side.start("lease watch", self._watch_lease())
         side.start("sweeper", self._sweep())
         side.start("watchdog", self._watchdog.run())
+        side.start("notifier", self._notifier.run())
         if self._config.realtime:
             side.start("realtime listener", self._listener.run())
             side.start("wake report", self._wakes.run())

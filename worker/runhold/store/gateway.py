@@ -13,10 +13,12 @@ from runhold.store.client import Rpc, connect
 from runhold.store.records import (
     Claim,
     Heartbeat,
+    Notification,
     Registration,
     read_claim,
     read_definitions,
     read_heartbeat,
+    read_notifications,
     read_registration,
     read_run,
 )
@@ -129,6 +131,21 @@ class Gateway:
         """Requeue runs of dead workers, expire reviews, repair. Returns counts."""
         answer = await self._rpc.call("agent_sweep", {}, deadline_s=deadline_s)
         return cast("JsonObject", answer) if isinstance(answer, dict) else {}
+
+    async def notifications(
+        self, worker_id: UUID, n: int, *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> list[Notification]:
+        """Take up to ``n`` messages of the outbox that are due; for a minute, then others may."""
+        params = {"worker_id": worker_id, "n": n}
+        answer = await self._rpc.call("agent_worker_notifications", params, deadline_s=deadline_s)
+        return read_notifications(answer)
+
+    async def notified(
+        self, worker_id: UUID, notification_id: UUID, error: str | None, *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> None:
+        """Say that a message was delivered, or (``error``) why not."""
+        params = {"worker_id": worker_id, "id": notification_id, "error": error}
+        await self._rpc.call("agent_worker_notified", params, deadline_s=deadline_s)
 
     async def definitions(
         self, ids: Sequence[UUID], *, deadline_s: float = CALL_TIMEOUT_S

@@ -56,6 +56,22 @@ class Registration:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Notification:
+    """A message of the outbox that is due.
+
+    :ivar secret_name: the environment variable that holds the secret.
+    :ivar body: exactly what is sent and signed.
+    :ivar attempt: counted from 1.
+    """
+
+    id: UUID
+    url: str
+    secret_name: str
+    body: str
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """The answer to ``agent_worker_heartbeat``.
 
@@ -102,6 +118,7 @@ class Claim:
 _registration: Final = TypeAdapter(Registration)
 _heartbeat: Final = TypeAdapter(Heartbeat)
 _definitions: Final = TypeAdapter(list[Definition])
+_notifications = TypeAdapter(list[Notification])
 _steps: Final = TypeAdapter(list[Step])
 _calls: Final = TypeAdapter(list[ToolCall])
 _reviews: Final = TypeAdapter(list[Review])
@@ -124,6 +141,11 @@ def read_registration(answer: Any) -> Registration:
 def read_heartbeat(answer: Any) -> Heartbeat:
     """Validate the answer of ``agent_worker_heartbeat``."""
     return _validated(_heartbeat, _with_types(answer), "agent_worker_heartbeat")
+
+
+def read_notifications(answer: Any) -> list[Notification]:
+    """Validate the answer of ``agent_worker_notifications``."""
+    return _validated(_notifications, answer or [], "agent_worker_notifications")
 
 
 def read_definitions(answer: Any) -> list[Definition]:
