@@ -136,6 +136,7 @@ async def test_nobody_there_is_a_failed_attempt() -> None:
     [
         ({}, f"this worker has no {NAME} in its environment"),
         ({NAME: "whsec_c2hvcnQ="}, "the secret must be whsec_ and base64 of at least 24 bytes"),
+        ({NAME: "whsec_ü"}, "the secret must be whsec_ and base64"),
         ({NAME: "hunter2-hunter2-hunter2-hunter2-hunter2"}, "the secret must be whsec_ and base64"),
     ],
 )
@@ -173,6 +174,7 @@ async def test_nothing_is_sent_to_the_own_machine_in_production() -> None:
         ("https://0.0.0.0/x", True, False),
         ("http://127.0.0.1.example.org/x", False, False),
         ("ftp://hooks.example.org/x", False, False),
+        ("https://[hooks.example.org/x", False, False),
     ],
 )
 def test_where_messages_may_go(url: str, development: bool, production: bool) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import ipaddress
@@ -60,7 +59,7 @@ def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
     """
     try:
         key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
-    except binascii.Error:
+    except ValueError:  # no base64, or not even ASCII
         key = b""
     if not secret.startswith(_SECRET_PREFIX) or len(key) < 24:
         raise Undeliverable("the secret must be whsec_ and base64 of at least 24 bytes")
@@ -73,7 +72,10 @@ def refuse_address(url: str, *, development: bool) -> None:
 
     :raises Undeliverable: nothing may be sent there.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise Undeliverable("the webhook's address can't be read") from None
     loopback = is_loopback(parts.hostname or "")
     if loopback and not development:
         raise Undeliverable("a webhook on the worker's own machine is for development only")
@@ -152,8 +154,9 @@ class Notifier:
             await self._post(http, message)
         except Undeliverable as reason:
             error = str(reason)
-            host = urlsplit(message.url).hostname
-            logger.warning("attempt %d to tell %s of a review failed: %s", message.attempt, host, error)
+            logger.warning(
+                "attempt %d to tell of a review (%s) failed: %s", message.attempt, message.id, error
+            )
         try:
             await self._port.notified(self._worker_id, message.id, error)
         except (StoreError, ConfigError) as failure:
