@@ -98,7 +98,9 @@ def test_new_run_is_asked_for_the_same(world: World) -> None:
     world.sql("update agent_executions set priority = 7, tenant_id = 'acme'")
     forked = fork(world, operator, run["id"], 2)
     assert forked["user_id"] == user
-    assert not forked.keys() & {"input_data", "state", "result", "metadata"}, "operators steer, and do not read"
+    assert not forked.keys() & {"input_data", "state", "result", "metadata"}, (
+        "operators steer, and do not read"
+    )
     source, made = world.sql("select * from agent_executions order by created_at")
     same = ("user_id", "tenant_id", "agent_type", "input_data", "limits", "metadata", "priority")
     assert [made[c] for c in same] == [source[c] for c in same]

@@ -67,7 +67,8 @@ RULES: Final[Mapping[str, LiteralString]] = {
                             from agent_steps s where s.execution_id = x.id) s
         cross join lateral (select count(*) as calls from agent_tool_calls c where c.execution_id = x.id) c
         cross join lateral (select count(*) as reviews from agent_reviews r where r.execution_id = x.id) r
-        where x.id = any (%(runs)s::uuid[]) and (x.token_count, x.tool_call_count, x.review_count) <> (s.tokens, c.calls, r.reviews)""",
+        where x.id = any (%(runs)s::uuid[])
+          and (x.token_count, x.tool_call_count, x.review_count) <> (s.tokens, c.calls, r.reviews)""",
 }
 """What is wrong → the rows that are: ``run``, and ``what`` exactly."""
 
