@@ -57,13 +57,20 @@ class Proxy:
             auto_decompress=False,
         )
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await self.come_back()
+        try:
+            await self._runner.setup()
+            await self.come_back()
+        except BaseException:  # cancelled on the way: nobody will leave what was never entered
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         self.cut_all()
         assert self._runner is not None
         await self._runner.cleanup()
