@@ -29,7 +29,7 @@ ASKED = "RH011"
 OF_REVIEWS = "status edited_input answer comment"
 OF_OPERATORS = (
     "enabled approval_tools limits max_concurrent max_concurrent_per_user max_attempts review_ttl review_on_expiry"
-    " approvals_needed allow_self_review"
+    " escalation_ttl approvals_needed allow_self_review notify"
 )
 
 
@@ -103,7 +103,7 @@ TABLES = {
     "agent_reviews": Table(
         columns="id execution_id tool_call_id user_id tenant_id kind agent_type tool_name summary proposed_input"
         " input_hash edited_input answer comment status approvals_needed approvals_given requested_at expires_at"
-        " decided_at reviewer_id used_at",
+        " escalated_at decided_at reviewer_id used_at",
         sees=of_owners(reviewer="owner", operator="owner"),
         updates={
             OF_REVIEWS: {
