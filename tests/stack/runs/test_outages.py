@@ -337,9 +337,10 @@ async def test_idle_worker_asks_little_and_says_no_secret(town: Town) -> None:
         proxy.asked.clear()
         cpu_before = cpu_s(worker.pid)
         await eventually(lambda: proxy.asked["agent_worker_heartbeat"] >= 3, "three heartbeats")
-        # three beats are 6 s: as many sweeps, give or take, and at most one poll and one look at what was due
+        # three beats are 6 s: as many sweeps, give or take, at most one poll and one look at what was due, and the second
+        # looks after the wake-up and after each reason to look that joining gave
         assert proxy.asked["agent_sweep"] <= 5
-        assert proxy.asked["agent_worker_claim"] <= 3
+        assert proxy.asked["agent_worker_claim"] <= 5
         assert sum(proxy.asked.values()) <= 12, proxy.asked
         assert cpu_s(worker.pid) - cpu_before < 0.6
         assert await worker.terminate() == 0

@@ -133,7 +133,7 @@ async def test_an_error_of_ours_in_a_callback_does_not_end_the_listening(
 
     with monkeypatch.context() as patch:
         patch.setattr(ear.listener, "_on_wake", broken)
-        await ear.submit()
+        await ear.submit(after_silence=True)
         await asyncio.wait_for(raised.wait(), 10)
     await ear.push_works()
     assert ear.listener.stats.joins == 1
@@ -257,11 +257,11 @@ async def test_what_was_inserted_between_the_join_and_the_first_event_is_found(
         await eventually(lambda: len(middle.joins) == 2, "the joins")
         looks = ear.claimer.looked
         await eventually(lambda: looks["push"] >= 2, "the looks that joining is a reason for")
-        run = await ear.submit()
+        run = await ear.submit(after_silence=True)
         await eventually(lambda: lost, "a wake-up that nobody heard")
         middle.loses = lambda frame: False
         await ear.done(run)
-        assert ear.listener.is_heard
+        await ear.heard()
         assert ear.claimer.found["poll"] == 0
 
 

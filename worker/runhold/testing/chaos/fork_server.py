@@ -55,8 +55,9 @@ class Server:
             pass
         finally:
             for pid in self._living:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(pid, signal.SIGKILL)
+                for kill in (os.killpg, os.kill):  # one that was just forked leads no group yet
+                    with contextlib.suppress(ProcessLookupError):
+                        kill(pid, signal.SIGKILL)
 
     def _obey(self, command: Mapping[str, Any]) -> dict[str, Any]:
         if "start" in command:
