@@ -1,6 +1,6 @@
 """Were the approvals for what was done? Asked of the exported rows alone.
 
-``runhold.input_hash`` (``supabase/migrations/…_record.sql``) is SHA-256 over the ``jsonb`` text of tool, arguments,
+``runhold.input_hash`` (``supabase/migrations/…_store.sql``) is SHA-256 over the ``jsonb`` text of tool, arguments,
 step, position and the tool's parameter schema; all of them are in the export, so the hash can be made anew here. It
 can't where the tools were withheld: exports of people, not of the service.
 """

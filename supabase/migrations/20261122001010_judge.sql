@@ -1,0 +1,175 @@
+-- Judging the entries of agent_worker_record: may this one be applied, was it applied before, must its run stop?
+
+create type runhold.judged_entry as (
+  ordinal bigint,
+  execution_id uuid,
+  seq bigint,
+  body jsonb,            -- without members that are null: absent and null mean the same
+  verdict text,          -- ok (to be applied), duplicate, late, fenced, busy, gap; then stop, continue
+  code text,
+  detail jsonb,
+  user_id uuid,
+  attempt integer,
+  cancel_requested boolean,
+  paused boolean,
+  started jsonb
+);
+
+create function runhold.check_entries(p_entries jsonb) returns void
+language plpgsql immutable security definer set search_path = ''
+as $$
+begin
+  if jsonb_typeof(p_entries) is distinct from 'array' or jsonb_array_length(p_entries) > 256 then
+    perform runhold.refuse('RH013', 'entries must be a list of at most 256.');
+  end if;
+  if exists (select from jsonb_array_elements(p_entries) e
+             where e ->> 'execution' is null or e ->> 'fence' is null or coalesce((e ->> 'seq')::bigint, 0) < 1) then
+    perform runhold.refuse('RH013', 'Each entry needs execution, fence and a seq from 1 on.');
+  end if;
+  if (select count(distinct e ->> 'execution') from jsonb_array_elements(p_entries) e) < jsonb_array_length(p_entries) then
+    perform runhold.refuse('RH013', 'At most one entry per run and call.', 'Send the next one when this one is answered.');
+  end if;
+end;
+$$;
+
+create function runhold.has_intents(p_body jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return jsonb_array_length(coalesce(p_body -> 'starts', '[]')) > 0
+    or jsonb_array_length(coalesce(p_body -> 'reviews', '[]')) > 0
+    or exists (select from jsonb_array_elements(p_body -> 'calls') c where c ->> 'status' in ('pending', 'awaiting_review', 'running'));
+end;
+$$;
+
+-- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings.
+create function runhold.passed_limit(p_execution public.agent_executions, p_body jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_limits jsonb := runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits);
+  v_steps integer;
+  v_tokens bigint;
+  v_cost numeric;
+begin
+  select p_execution.step_count + count(*),
+         p_execution.token_count + coalesce(sum((s ->> 'input_tokens')::bigint + (s ->> 'output_tokens')::bigint), 0),
+         p_execution.cost_usd + coalesce(sum((s ->> 'cost_usd')::numeric), 0)
+  into v_steps, v_tokens, v_cost
+  from jsonb_array_elements(p_body -> 'steps') s;
+
+  return (
+    select jsonb_build_object('code', l.code, 'detail', jsonb_build_object(
+             'limit', l.name, 'allowed', v_limits -> l.name, 'used', l.used, 'step', v_steps))
+    from (values
+      ('max_steps', 'MAX_STEPS_EXCEEDED', v_steps::numeric),
+      ('max_tokens', 'MAX_TOKENS_EXCEEDED', v_tokens),
+      ('max_cost_usd', 'MAX_COST_EXCEEDED', v_cost),
+      ('max_tool_calls', 'MAX_TOOL_CALLS_EXCEEDED', p_execution.tool_call_count + jsonb_array_length(coalesce(p_body -> 'calls', '[]'))),
+      ('total_timeout_s', 'TOTAL_TIMEOUT', trim_scale((p_execution.active_ms + coalesce((p_body ->> 'active_ms')::bigint, 0)) / 1000.0))
+    ) l(name, code, used)
+    where l.used > (v_limits ->> l.name)::numeric
+    limit 1);
+end;
+$$;
+
+-- Why this run must not go on, if so: {"code", "detail"}.
+create function runhold.why_stop(p_execution public.agent_executions, p_body jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if p_body -> 'transition' ->> 'to' is distinct from 'awaiting_review' and not runhold.has_intents(p_body) then
+    return null;
+  elsif p_execution.cancel_requested_at is not null then
+    return '{"code": "CANCELLED"}';
+  end if;
+  return runhold.passed_limit(p_execution, p_body);
+end;
+$$;
+
+create function runhold.first_verdict(p_worker_id uuid, p_execution public.agent_executions, p_fence bigint, p_seq bigint) returns text
+language plpgsql immutable set search_path = ''
+as $$
+begin
+  return case
+    when p_execution.id is null or p_execution.fence <> p_fence then 'fenced'
+    when p_seq <= p_execution.recorded_seq then 'duplicate'
+    when p_seq > p_execution.recorded_seq + 1 then 'gap'
+    when p_execution.status = 'running' and p_execution.worker_id = p_worker_id then 'ok'
+    when runhold.is_final(p_execution.status) then 'late'
+    else 'fenced'
+  end;
+end;
+$$;
+
+create function runhold.judge(p_worker_id uuid, p_entries jsonb) returns runhold.judged_entry[]
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  -- an array, so that they are found by the primary key: how many a function returns, the planner guesses
+  v_ids uuid[] := array(select (e ->> 'execution')::uuid from jsonb_array_elements(p_entries) e);
+  v_locked uuid[];
+begin
+  -- one statement locks them, in order; the next one reads what they are now
+  v_locked := array(
+    select x.id from public.agent_executions x where x.id = any (v_ids) order by x.id for no key update skip locked);
+
+  return array(
+    with entry as materialized (
+      select a.nth, (a.e ->> 'execution')::uuid as execution_id, (a.e ->> 'fence')::bigint as fence,
+             (a.e ->> 'seq')::bigint as seq, runhold.compact(a.e) as body
+      from jsonb_array_elements(p_entries) with ordinality a(e, nth)
+    ), present as materialized (
+      select x.* from public.agent_executions x where x.id = any (v_ids)
+    ), first as materialized (
+      select e.*, x::public.agent_executions as run,
+             case when x.id is not null and not x.id = any (v_locked) then 'busy'
+                  else runhold.first_verdict(p_worker_id, x::public.agent_executions, e.fence, e.seq) end as verdict
+      from entry e left join present x on x.id = e.execution_id
+    ), judged as materialized (
+      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, f.body) end as stop from first f
+    )
+    select (j.nth, j.execution_id, j.seq, j.body, case when j.stop is null then j.verdict else 'stop' end,
+            j.stop ->> 'code', j.stop -> 'detail', (j.run).user_id, (j.run).attempt, (j.run).cancel_requested_at is not null,
+            coalesce(j.body -> 'transition' ->> 'to' = 'awaiting_review', false), null)::runhold.judged_entry
+    from judged j order by j.nth);
+end;
+$$;
+
+-- An entry whose answer was lost, or that comes late. What did not hold the first time does not hold now: intents that are
+-- not there were stopped, a transition that was not made was answered "continue" (or stopped: the next entry is told so).
+-- And no intent of a run that left its worker holds any more, or a worker whose clock is slow would act on it.
+create function runhold.judge_again(p_worker_id uuid, p_entry runhold.judged_entry) returns runhold.judged_entry
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_run public.agent_executions;
+  v_stop jsonb;
+begin
+  select x.* into v_run from public.agent_executions x where x.id = p_entry.execution_id;
+  if v_run.status <> 'running' or v_run.worker_id is distinct from p_worker_id then
+    if runhold.has_intents(p_entry.body) and not p_entry.body ? 'transition' then
+      p_entry.verdict := case when runhold.is_final(v_run.status) then 'stop' else 'fenced' end;
+      p_entry.code := case when p_entry.verdict = 'stop' then coalesce(v_run.error, 'CANCELLED') end;
+      p_entry.started := null;
+    end if;
+    return p_entry;
+  elsif v_run.recorded_seq <> p_entry.seq then
+    return p_entry;
+  end if;
+  if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c
+             where not exists (select from public.agent_tool_calls t
+                               where t.execution_id = v_run.id and t.step_number = (c ->> 'step_number')::integer
+                                 and t.position = (c ->> 'position')::integer)) then
+    v_stop := runhold.why_stop(v_run, jsonb_build_object('calls', p_entry.body -> 'calls'));
+    p_entry.verdict := 'stop';
+    p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
+    p_entry.detail := v_stop -> 'detail';
+  elsif p_entry.body -> 'transition' ->> 'to' is not null then
+    p_entry.verdict := 'continue';
+  end if;
+  return p_entry;
+end;
+$$;
+
+revoke execute on all functions in schema runhold from public;
