@@ -170,9 +170,8 @@ class HeartbeatThread:
             return True
         self.held_up = True
         self._looks_at_standstill += 1
-        if (
-            self._looks_at_standstill == 2
-        ):  # after a suspension of the process, the first look may come too early
+        # after a suspension of the process, the first look may come too early
+        if self._looks_at_standstill == 2:
             logger.error(
                 "the event loop has stood still for %.0f s%s: the lease is not renewed any more, and ends in "
                 "%.0f s. A tool that blocks must be a plain `def`, which runs in a thread",

@@ -101,9 +101,8 @@ async def register(
             continue
         _require_schema(answer.schema_version)
         lease.renew(sent_at, answer.lease_ms)
-        if (
-            lease.is_lost
-        ):  # the call was repeated for longer than that; what we claimed now would be dropped again
+        # the call was repeated for longer than the lease: what we claimed now would be dropped again
+        if lease.is_lost:
             logger.warning("registering took longer than the lease of %g s: once more", config.lease_s)
             continue
         definitions = {name: _definition(answer.definitions[name], name, given[name]) for name in agents}

@@ -118,7 +118,7 @@ class Claim:
 _registration: Final = TypeAdapter(Registration)
 _heartbeat: Final = TypeAdapter(Heartbeat)
 _definitions: Final = TypeAdapter(list[Definition])
-_notifications = TypeAdapter(list[Notification])
+_notifications: Final = TypeAdapter(list[Notification])
 _steps: Final = TypeAdapter(list[Step])
 _calls: Final = TypeAdapter(list[ToolCall])
 _reviews: Final = TypeAdapter(list[Review])
