@@ -31,7 +31,7 @@ begin
     select e.execution_id, e.seq, e.body -> 'transition' as transition,
            coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms,
            case when e.verdict <> 'late' then e.body -> 'state' end as state, e.verdict <> 'late' as here,
-           e.body -> 'transition' ->> 'reason' as reason,
+           e.body -> 'transition' ->> 'reason' as reason, counted.it as counted,
            least(coalesce((e.body -> 'transition' ->> 'delay_ms')::bigint, 0), 2592000000) as delay_ms,  -- at most 30 days
            case
              when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is, late where it ended
@@ -39,7 +39,7 @@ begin
              when e.body -> 'transition' ->> 'to' = 'pending'
                then case when runhold.is_unsure(e.execution_id) then 'awaiting_review'
                          -- given back because its task failed in the worker: where it always does, it must end
-                         when e.body -> 'transition' ->> 'reason' like 'worker error%' and e.attempt >= (
+                         when counted.it and e.attempt >= (
                            select runhold.max_attempts(r.agent_type) from public.agent_executions r where r.id = e.execution_id)
                            then 'failed'
                          else 'pending' end
@@ -54,6 +54,7 @@ begin
                   where c ->> 'status' = 'failed')
                 then runhold.failed_calls(e.execution_id) end as failed
     from unnest(p_entries) e
+    cross join lateral (select coalesce((e.body -> 'transition' ->> 'counted')::boolean, false)) counted(it)
     cross join lateral (
       select count(*)::integer as steps,
              coalesce(sum((s ->> 'input_tokens')::integer), 0)::integer as input_tokens,
@@ -75,7 +76,7 @@ begin
       tool_error_count = coalesce(u.failed, x.tool_error_count),
       active_ms = x.active_ms + u.active_ms,
       state = coalesce(u.state, x.state),
-      attempt = case when u.reason like 'worker error%' then x.attempt
+      attempt = case when u.counted then x.attempt
                      when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
       outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, runhold.now())
                           when u.steps > 0 then null else x.outage_since end,

@@ -43,21 +43,21 @@ begin atomic
   select runhold.worker_heartbeat(worker_id, held, last_seq);
 end;
 
--- Every release gives the attempt back but one: a run given up because it made no progress would do so everywhere, for ever.
-create function runhold.worker_release(p_worker_id uuid, p_execution_ids uuid[], p_reason text) returns jsonb
+-- p_counted: the attempt was used up, as by a run that gets stuck and would do so everywhere, for ever.
+create function runhold.worker_release(p_worker_id uuid, p_execution_ids uuid[], p_reason text, p_counted boolean) returns jsonb
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   perform runhold.set_actor('worker', p_worker_id);
   return jsonb_build_object('released', runhold.requeue_held(p_worker_id, coalesce(p_execution_ids, '{}'), coalesce(p_reason, 'released'),
-    p_reason is not distinct from 'no progress'));
+    coalesce(p_counted, false)));
 end;
 $$;
 
-create function public.agent_worker_release(worker_id uuid, executions uuid[], reason text default null) returns jsonb
+create function public.agent_worker_release(worker_id uuid, executions uuid[], reason text default null, counted boolean default false) returns jsonb
 language sql volatile security invoker set search_path = ''
 begin atomic
-  select runhold.worker_release(worker_id, executions, reason);
+  select runhold.worker_release(worker_id, executions, reason, counted);
 end;
 
 -- draining: claims nothing more. Not draining: goodbye; whatever it still held is requeued.
@@ -88,9 +88,9 @@ begin atomic
 end;
 
 revoke execute on all functions in schema runhold from public;
-revoke execute on function public.agent_worker_heartbeat(uuid, uuid[], bigint), public.agent_worker_release(uuid, uuid[], text),
+revoke execute on function public.agent_worker_heartbeat(uuid, uuid[], bigint), public.agent_worker_release(uuid, uuid[], text, boolean),
   public.agent_worker_stop(uuid, boolean) from public, anon, authenticated;
-grant execute on function runhold.worker_heartbeat(uuid, uuid[], bigint), runhold.worker_release(uuid, uuid[], text),
+grant execute on function runhold.worker_heartbeat(uuid, uuid[], bigint), runhold.worker_release(uuid, uuid[], text, boolean),
   runhold.worker_stop(uuid, boolean) to service_role;
-grant execute on function public.agent_worker_heartbeat(uuid, uuid[], bigint), public.agent_worker_release(uuid, uuid[], text),
+grant execute on function public.agent_worker_heartbeat(uuid, uuid[], bigint), public.agent_worker_release(uuid, uuid[], text, boolean),
   public.agent_worker_stop(uuid, boolean) to service_role;

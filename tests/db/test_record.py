@@ -515,7 +515,14 @@ def test_a_run_whose_task_always_fails_in_the_worker_ends(world: World) -> None:
         worker = world.worker()
         (run,) = worker.claim()
         assert run["attempt"] == attempt
-        worker.end(run, "pending", reason="worker error: KeyError", delay_ms=30_000, detail={"message": "m"})
+        worker.end(
+            run,
+            "pending",
+            reason="worker error: KeyError",
+            counted=True,
+            delay_ms=30_000,
+            detail={"message": "m"},
+        )
         assert world.status(run_id) == ("pending" if attempt < 3 else "failed")
     row = world.run(run_id)
     assert (row["error"], row["error_detail"]) == ("INTERNAL_ERROR", {"message": "m"})

@@ -169,9 +169,13 @@ class Worker:
             "select agent_worker_heartbeat(%s, %s::uuid[], %s)", self.id, list(held), self.claim_seq
         )
 
-    def release(self, *runs: Row, reason: str = "shutdown") -> Row:
+    def release(self, *runs: Row, reason: str = "shutdown", counted: bool = False) -> Row:
         return self.world.service(
-            "select agent_worker_release(%s, %s::uuid[], %s)", self.id, [run["id"] for run in runs], reason
+            "select agent_worker_release(%s, %s::uuid[], %s, %s)",
+            self.id,
+            [run["id"] for run in runs],
+            reason,
+            counted,
         )
 
     def stop(self, *, draining: bool) -> Row:

@@ -127,9 +127,9 @@ class FakePort(FakeDatabase):
         )
 
     async def release(
-        self, worker_id: UUID, executions: Sequence[UUID], reason: str, *, deadline_s: float
+        self, worker_id: UUID, executions: Sequence[UUID], reason: str, *, counted: bool, deadline_s: float
     ) -> int:
-        self._fail("release", (list(executions), reason))
+        self._fail("release", (list(executions), reason, counted))
         for run_id in executions:
             self.run(run_id).status = "pending"
         return len(executions)

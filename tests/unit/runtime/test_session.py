@@ -27,6 +27,7 @@ from runhold.runtime.side_tasks import SideTaskDied
 from runhold.store import client
 from runhold.store.records import TypeSettings
 from runhold.testing import call, fault, say
+from runhold.testing.chaos.patience import eventually
 
 LEASE_S = 1.0
 
@@ -102,13 +103,6 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench()
 
 
-async def until(check: Callable[[], Any], what: str = "it") -> Any:
-    async with asyncio.timeout(10):
-        while not (value := check()):
-            await asyncio.sleep(0.005)
-    return value
-
-
 async def wound_up(bench: Bench, task: asyncio.Task[str]) -> str:
     bench.stop.set()
     return await asyncio.wait_for(task, 15)
@@ -116,20 +110,20 @@ async def wound_up(bench: Bench, task: asyncio.Task[str]) -> str:
 
 async def test_whoever_begins_to_hear_looks_once_more_a_moment_later(bench: Bench) -> None:
     made, task = await bench.start(poll_s=1000)
-    await until(lambda: len(bench.port.calls_of("claim")) == 1)
+    await eventually(lambda: len(bench.port.calls_of("claim")) == 1)
     made._on_joined()  # pyright: ignore[reportPrivateUsage]
-    await until(lambda: len(bench.port.calls_of("claim")) == 2)
+    await eventually(lambda: len(bench.port.calls_of("claim")) == 2)
     late = bench.port.submit()  # no wake-up tells of it: one that nobody heard came just before
-    await until(lambda: bench.port.run(late).status == "completed")
+    await eventually(lambda: bench.port.run(late).status == "completed")
     await wound_up(bench, task)
 
 
 async def test_runs_are_claimed_run_recorded_and_the_worker_says_goodbye(bench: Bench) -> None:
     ids = [bench.port.submit() for _ in range(10)]  # more than there are slots
     _, task = await bench.start()
-    await until(lambda: all(bench.port.run(each).status == "completed" for each in ids))
+    await eventually(lambda: all(bench.port.run(each).status == "completed" for each in ids))
     late = bench.port.submit()  # found by polling
-    await until(lambda: bench.port.run(late).status == "completed")
+    await eventually(lambda: bench.port.run(late).status == "completed")
     assert await wound_up(bench, task) == "stopped"
     assert bench.port.calls_of("stop") == [True, False]
     assert all(n <= 4 for _, n in bench.port.calls_of("claim"))
@@ -142,7 +136,7 @@ async def test_a_claim_whose_answer_was_lost_is_repeated_under_its_number(bench:
     bench.port.failing["claim"].extend(["lost", StoreUnavailable("down"), "lost"])
     run_id = bench.port.submit()
     _, task = await bench.start()
-    await until(lambda: bench.port.run(run_id).status == "completed")
+    await eventually(lambda: bench.port.run(run_id).status == "completed")
     assert [seq for seq, _ in bench.port.calls_of("claim")][:4] == [1, 1, 1, 1]
     assert bench.port.run(run_id).fence == 1
     await wound_up(bench, task)
@@ -152,7 +146,7 @@ async def test_the_heartbeat_never_names_a_claim_whose_runs_are_not_held(bench: 
     bench.holds()
     ids = {bench.port.submit() for _ in range(4)}
     _, task = await bench.start()
-    await until(lambda: len(bench.port.calls_of("heartbeat")) >= 4)
+    await eventually(lambda: len(bench.port.calls_of("heartbeat")) >= 4)
     for held, last_seq in bench.port.calls_of("heartbeat"):
         claimed = {run for (_, seq), taken in bench.port.claims.items() if seq <= last_seq for run in taken}
         assert claimed <= set(held)
@@ -165,9 +159,9 @@ async def test_at_shutdown_runs_reach_the_end_of_a_step_and_go_back(bench: Bench
     bench.holds()
     run_id = bench.port.submit()
     _, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.stop.set()
-    await until(lambda: bench.port.calls_of("stop"))
+    await eventually(lambda: bench.port.calls_of("stop"))
     bench.port.submit()  # not for us any more
     bench.go.set()
     assert await asyncio.wait_for(task, 5) == "stopped"
@@ -182,7 +176,7 @@ async def test_what_does_not_end_within_the_grace_is_given_back_as_it_is(bench: 
     bench.holds()
     run_id = bench.port.submit()
     _, task = await bench.start(grace_s=0.05)
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     assert await wound_up(bench, task) == "stopped"
     assert bench.port.run(run_id).status == "pending"
     assert bench.port.calls_of("stop") == [True, False]
@@ -194,7 +188,7 @@ async def test_what_a_run_had_done_is_written_when_it_is_given_back(bench: Bench
     run_id = bench.port.submit()
     _, task = await bench.start(grace_s=0)
     bench.port.latency_s = 0.2
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     await asyncio.sleep(0.05)  # its step is under way, the tool's result waits behind it
     assert not bench.port.run(run_id).entries
     assert await wound_up(bench, task) == "stopped"
@@ -204,7 +198,7 @@ async def test_what_a_run_had_done_is_written_when_it_is_given_back(bench: Bench
 
 async def test_a_goodbye_that_nobody_takes_does_not_keep_the_worker(bench: Bench) -> None:
     _, task = await bench.start()
-    await until(lambda: bench.port.calls_of("claim"))
+    await eventually(lambda: bench.port.calls_of("claim"))
     bench.port.always_failing["stop"] = StoreUnavailable("down")
     assert await wound_up(bench, task) == "stopped"
 
@@ -213,7 +207,7 @@ async def test_a_lost_lease_drops_all_runs(bench: Bench, caplog: pytest.LogCaptu
     bench.holds()
     run_id = bench.port.submit()
     made, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.port.always_failing["heartbeat"] = StoreUnavailable("down")
     bench.port.always_failing["record"] = StoreUnavailable("down")
     assert await asyncio.wait_for(task, 5) == "dead"
@@ -252,7 +246,7 @@ async def test_a_dead_worker_drops_all_runs_wherever_it_learns_it(bench: Bench, 
     bench.holds()
     bench.port.submit()
     _, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.port.always_failing[where] = WorkerDead("dead", code="RH012")
     bench.go.set()
     assert await asyncio.wait_for(task, 5) == "dead"
@@ -263,7 +257,7 @@ async def test_no_effect_starts_when_the_lease_is_about_to_end(bench: Bench) -> 
     lease = made._lease  # pyright: ignore[reportPrivateUsage]
     assert lease.may_start_effect()
     bench.port.always_failing["heartbeat"] = StoreUnavailable("down")
-    await until(lambda: not lease.may_start_effect())
+    await eventually(lambda: not lease.may_start_effect())
     assert not lease.is_lost
     assert await asyncio.wait_for(task, 5) == "dead"
 
@@ -272,9 +266,9 @@ async def test_a_cancel_reaches_the_run_through_the_heartbeat(bench: Bench) -> N
     bench.holds()
     run_id = bench.port.submit()
     _, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.port.cancelled.add(run_id)
-    await until(lambda: bench.port.run(run_id).status == "cancelled")
+    await eventually(lambda: bench.port.run(run_id).status == "cancelled")
     await wound_up(bench, task)
 
 
@@ -282,9 +276,9 @@ async def test_a_run_that_belongs_to_someone_else_is_dropped_at_once(bench: Benc
     bench.holds()
     run_id = bench.port.submit()
     made, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.port.lost.add(run_id)
-    await until(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
+    await eventually(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
     assert "transition" not in str(bench.port.run(run_id).entries)
     await wound_up(bench, task)
 
@@ -294,14 +288,14 @@ async def test_a_run_claimed_again_takes_over_its_slot(bench: Bench) -> None:
     run_id = bench.port.submit()
     made, task = await bench.start()
     held = made._held  # pyright: ignore[reportPrivateUsage]
-    first = await until(lambda: held.get(run_id))
+    first = await eventually(lambda: held.get(run_id))
     bench.port.pending.append(run_id)  # the sweep gave it back, and we are the first to claim it
-    second = await until(lambda: held.get(run_id) is not first and held.get(run_id))
+    second = await eventually(lambda: held.get(run_id) is not first and held.get(run_id))
     assert second.run.fence == 2
-    await until(first.task.done)
+    await eventually(first.task.done)
     assert held.get(run_id) is second
     bench.go.set()
-    await until(lambda: bench.port.run(run_id).status == "completed")
+    await eventually(lambda: bench.port.run(run_id).status == "completed")
     await wound_up(bench, task)
 
 
@@ -309,12 +303,12 @@ async def test_runs_of_a_type_that_was_switched_off_go_back_at_the_end_of_a_step
     bench.holds()
     run_id = bench.port.submit()
     _, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
     bench.port.types["t"] = TypeSettings(enabled=False)
     beats = len(bench.port.calls_of("heartbeat"))
-    await until(lambda: len(bench.port.calls_of("heartbeat")) > beats + 1)
+    await eventually(lambda: len(bench.port.calls_of("heartbeat")) > beats + 1)
     bench.go.set()
-    await until(lambda: bench.port.run(run_id).status == "pending")
+    await eventually(lambda: bench.port.run(run_id).status == "pending")
     assert bench.port.run(run_id).entries[-1]["transition"]["reason"] == "agent_disabled"
     await wound_up(bench, task)
 
@@ -328,10 +322,11 @@ async def test_a_run_whose_task_raises_is_given_back_for_later(
     monkeypatch.setattr(runs, "run_agent", broken)
     run_id = bench.port.submit()
     _, task = await bench.start()
-    await until(lambda: bench.port.run(run_id).entries)
+    await eventually(lambda: bench.port.run(run_id).entries)
     transition = bench.port.run(run_id).entries[-1]["transition"]
     assert transition["delay_ms"] > 0
     assert "RuntimeError" in transition["reason"]
+    assert transition["counted"]  # it may fail so everywhere
     assert "a bug" in caplog.text  # with its traceback, for whoever runs the worker
     await wound_up(bench, task)
 
@@ -347,7 +342,7 @@ async def test_runs_of_a_provider_that_is_down_wait_and_do_not_all_ask_it(bench:
     bench.script = down
     ids = [bench.port.submit() for _ in range(60)]
     _, task = await bench.start(capacity=8)
-    await until(lambda: all(bench.port.run(each).entries for each in ids))
+    await eventually(lambda: all(bench.port.run(each).entries for each in ids))
     assert FAILURES_TO_OPEN <= asked <= 8, "those that were asking already, and nobody after them"
     ends = [bench.port.run(each).entries[-1]["transition"] for each in ids]
     assert {end["reason"] for end in ends} == {"model_outage"}
@@ -375,7 +370,7 @@ async def test_a_run_that_can_not_even_be_given_back_goes_on_by_the_next_heartbe
     bench.port.always_failing["record"] = StoreUnavailable("down")
     run_id = bench.port.submit()
     made, task = await bench.start()
-    await until(lambda: bench.port.run(run_id).status == "completed")
+    await eventually(lambda: bench.port.run(run_id).status == "completed")
     assert bench.port.calls_of("forgotten") == [run_id]
     assert bench.port.run(run_id).fence == 2
     assert made.worker_id in bench.port.workers, "the same worker went on with it"
@@ -392,7 +387,7 @@ async def test_a_run_dropped_before_its_task_began_leaves_its_slot(bench: Bench)
     take(claim)
     (one,) = held.snapshot()
     one.drop("lost at once")
-    await until(lambda: held.get(one.run.id) is None)
+    await eventually(lambda: held.get(one.run.id) is None)
     await wound_up(bench, task)
 
 
@@ -402,8 +397,8 @@ async def test_a_run_that_the_database_can_not_store_fails_by_itself(bench: Benc
     bad = bench.port.submit({"say": "poison"})
     good = bench.port.submit()
     _, task = await bench.start()
-    await until(lambda: bench.port.run(good).status == "completed")
-    await until(lambda: bench.port.run(bad).status == "failed")
+    await eventually(lambda: bench.port.run(good).status == "completed")
+    await eventually(lambda: bench.port.run(bad).status == "failed")
     assert bench.port.run(bad).entries[-1]["transition"]["error"] == "INTERNAL_ERROR"
     await wound_up(bench, task)
 
@@ -412,7 +407,7 @@ async def test_a_run_too_large_for_the_claim_is_fetched_while_it_is_held(bench: 
     run_id = bench.port.submit()
     bench.port.truncated.add(run_id)
     _, task = await bench.start()
-    await until(lambda: bench.port.run(run_id).status == "completed")
+    await eventually(lambda: bench.port.run(run_id).status == "completed")
     assert bench.port.calls_of("log") == [(run_id, 1)]
     await wound_up(bench, task)
 
@@ -422,7 +417,7 @@ async def test_a_run_too_large_that_can_not_be_fetched_is_given_back(bench: Benc
     bench.port.truncated.add(run_id)
     bench.port.always_failing["log"] = StoreError("no")
     _, task = await bench.start()
-    await until(lambda: bench.port.run(run_id).entries)
+    await eventually(lambda: bench.port.run(run_id).entries)
     assert bench.port.run(run_id).status == "pending"
     await wound_up(bench, task)
 
@@ -431,8 +426,8 @@ async def test_a_run_that_makes_no_sense_is_given_back_and_blocks_nobody(bench: 
     odd, fine = bench.port.submit(), bench.port.submit()
     bench.port.unreadable.add(odd)
     _, task = await bench.start()
-    await until(lambda: bench.port.run(fine).status == "completed")
-    await until(lambda: bench.port.run(odd).entries)
+    await eventually(lambda: bench.port.run(fine).status == "completed")
+    await eventually(lambda: bench.port.run(odd).entries)
     assert bench.port.run(odd).status == "pending"
     assert bench.port.run(odd).entries[-1]["transition"]["delay_ms"] > 0
     await wound_up(bench, task)
@@ -451,7 +446,7 @@ async def test_definitions_of_earlier_steps_are_fetched_once(bench: Bench) -> No
     )
     ids = [bench.port.submit(steps=[step]) for _ in range(2)]
     _, task = await bench.start(capacity=1)
-    await until(lambda: all(bench.port.run(each).status == "completed" for each in ids))
+    await eventually(lambda: all(bench.port.run(each).status == "completed" for each in ids))
     assert bench.port.calls_of("definitions") == [[older.id]]
     await wound_up(bench, task)
 
@@ -464,9 +459,9 @@ async def test_a_run_that_does_not_get_on_is_given_to_others(
     bench.holds()
     run_id = bench.port.submit()
     made, task = await bench.start()
-    await until(lambda: bench.port.calls_of("release"))
-    assert bench.port.calls_of("release")[0] == ([run_id], "no progress")
-    await until(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
+    await eventually(lambda: bench.port.calls_of("release"))
+    assert bench.port.calls_of("release")[0] == ([run_id], "no progress", True)
+    await eventually(lambda: not len(made._held))  # pyright: ignore[reportPrivateUsage]
     assert bench.port.run(run_id).rows("steps")  # what it had written is durable
     await wound_up(bench, task)
 
@@ -475,7 +470,7 @@ async def test_the_watchdog_leaves_room_for_a_model_call_and_slow_tools(bench: B
     bench.holds()
     run_id = bench.port.submit()
     made, task = await bench.start()
-    held: Any = await until(lambda: made._held.get(run_id))  # pyright: ignore[reportPrivateUsage]
+    held: Any = await eventually(lambda: made._held.get(run_id))  # pyright: ignore[reportPrivateUsage]
     assert made._watchdog.allowed_silence_s(held) > 30 + 2 * 30  # pyright: ignore[reportPrivateUsage]
     bench.go.set()
     await wound_up(bench, task)
@@ -487,7 +482,7 @@ async def test_a_part_that_dies_stops_the_worker_loudly_and_gives_its_runs_back(
     bench.holds()
     run_id = bench.port.submit()
     made, task = await bench.start()
-    await until(bench.holding.is_set)
+    await eventually(bench.holding.is_set)
 
     def broken() -> Any:
         raise RuntimeError("a bug")
@@ -503,7 +498,7 @@ async def test_a_part_that_dies_stops_the_worker_loudly_and_gives_its_runs_back(
 async def test_every_worker_sweeps(bench: Bench) -> None:
     bench.port.failing["sweep"].append(StoreUnavailable("down"))
     _, task = await bench.start()
-    await until(lambda: len(bench.port.calls_of("sweep")) >= 2)
+    await eventually(lambda: len(bench.port.calls_of("sweep")) >= 2)
     await wound_up(bench, task)
 
 

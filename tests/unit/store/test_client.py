@@ -262,7 +262,12 @@ async def test_every_rpc_is_called_as_the_protocol_says(gateway: Gateway) -> Non
 
     route = answer("agent_worker_release", {"released": 1})
     assert await gateway.release(worker, [run], "why") == 1
-    assert _sent(route) == {"worker_id": str(worker), "executions": [str(run)], "reason": "why"}
+    assert _sent(route) == {
+        "worker_id": str(worker),
+        "executions": [str(run)],
+        "reason": "why",
+        "counted": False,
+    }
 
     route = answer("agent_worker_stop", None)
     await gateway.stop(worker, draining=True)

@@ -226,10 +226,11 @@ class Transition:
     """How the run leaves this worker.
 
     ``completed`` (result), ``failed`` (error = a code of design §10, detail), ``awaiting_review``,
-    ``cancelled`` (detail), ``pending`` (reason, delay_ms; counted as an attempt only for a ``worker error``).
+    ``cancelled`` (detail), ``pending`` (reason, delay_ms).
 
     :ivar final: for ``completed``: there is no room for another step. Without it, a run to which people spoke
         meanwhile is not ended: the verdict is ``continue``, with their messages.
+    :ivar counted: for ``pending``: the attempt is used up; at the type's last one the run has failed.
     """
 
     to: Literal["completed", "failed", "awaiting_review", "cancelled", "pending"]
@@ -239,6 +240,7 @@ class Transition:
     reason: str | None = None
     delay_ms: int = 0
     final: bool = False
+    counted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

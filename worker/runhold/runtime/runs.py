@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY_MS: Final = 30_000
 """A run whose task failed for a reason of ours goes on later, here or elsewhere: not at once, or it would fail
-in circles as fast as the database can claim. A `worker error` counts as an attempt: at the last the run has failed."""
+in circles as fast as the database can claim."""
 
 GIVE_BACK_TIMEOUT_S: Final = 15.0
 """For writing that; then the heartbeat, which does not name the run any more, gives it back."""
@@ -123,7 +123,7 @@ class Runs:
             # The loop turns what it meets into endings; what gets here is a fault of ours or of the database.
             logger.exception("run failed in the worker", extra={**fields, "action": "worker_error"})
             self.outcomes["given_back"] += 1
-            await self._give_back(held.log, f"worker error: {type(error).__name__}")
+            await self._give_back(held.log, f"worker error: {type(error).__name__}", counted=True)
         else:
             self.outcomes[outcome.kind] += 1
             self._say(outcome, time.monotonic() - began, fields)
@@ -184,13 +184,17 @@ class Runs:
 
     async def _give_back_unreadable(self, broken: UnreadableRun) -> None:
         logger.error("run %s makes no sense to this worker: %s", broken.id, broken.problem)
-        await self._give_back(self._writer.open(broken.id, broken.fence), "its record can't be read")
+        await self._give_back(
+            self._writer.open(broken.id, broken.fence), "its record can't be read", counted=False
+        )
 
-    async def _give_back(self, log: QueuedLog, reason: str) -> None:
+    async def _give_back(self, log: QueuedLog, reason: str, *, counted: bool) -> None:
+        """:param counted: it may fail so everywhere, and must come to an end."""
         transition = Transition(
             to="pending",
             reason=reason,
             delay_ms=GIVE_BACK_DELAY_MS,
+            counted=counted,
             detail={"message": f"The run could not go on ({reason}); the worker's log says where."},
         )
         try:

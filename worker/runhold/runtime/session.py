@@ -51,7 +51,7 @@ class SessionPort(ClaimPort, RecordPort, RunsPort, NotificationPort, Protocol):
     """The calls of a session. ``Gateway`` has them."""
 
     async def release(
-        self, worker_id: UUID, executions: Sequence[UUID], reason: str, *, deadline_s: float
+        self, worker_id: UUID, executions: Sequence[UUID], reason: str, *, counted: bool, deadline_s: float
     ) -> int: ...
 
     async def stop(self, worker_id: UUID, *, draining: bool, deadline_s: float) -> None: ...
@@ -281,7 +281,7 @@ class Session:
         return "agent_disabled" if settings is not None and not settings.enabled else None
 
     async def _give_back_stuck(self, held: HeldRun) -> None:
-        """Take a run away from a task that does not get on, and give it to others."""
+        """Take a run away from a task that does not get on, and give it to others. It may get stuck everywhere."""
         held.take_away("no progress")
         for _ in range(10):  # what it wrote before shall be durable
             if held.log.is_settled:
@@ -289,7 +289,9 @@ class Session:
             await asyncio.sleep(WINDUP_S / 10)
         held.drop("no progress")
         try:
-            await self._port.release(self.worker_id, [held.run.id], "no progress", deadline_s=GOODBYE_S)
+            await self._port.release(
+                self.worker_id, [held.run.id], "no progress", counted=True, deadline_s=GOODBYE_S
+            )
         except RunholdError as error:
             logger.warning("run %s can't be released now: %s", held.run.id, error)
         self._held.remove(held)

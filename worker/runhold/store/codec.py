@@ -96,6 +96,7 @@ def encode_transition(transition: Transition) -> bytes:
             "reason": transition.reason,
             "delay_ms": transition.delay_ms,
             **({"final": True} if transition.final else {}),
+            **({"counted": True} if transition.counted else {}),
         },
     )
 

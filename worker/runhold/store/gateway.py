@@ -115,10 +115,14 @@ class Gateway:
         executions: Sequence[UUID],
         reason: str,
         *,
+        counted: bool = False,
         deadline_s: float = CALL_TIMEOUT_S,
     ) -> int:
-        """Give runs back to the queue, uncounted. Returns how many were ours to give."""
-        params = {"worker_id": worker_id, "executions": executions, "reason": reason}
+        """Give runs back to the queue. Returns how many were ours to give.
+
+        :param counted: the attempt is used up.
+        """
+        params = {"worker_id": worker_id, "executions": executions, "reason": reason, "counted": counted}
         answer = await self._rpc.call("agent_worker_release", params, deadline_s=deadline_s)
         return int(answer["released"])
 
