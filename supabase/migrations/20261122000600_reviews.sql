@@ -88,21 +88,13 @@ create function runhold.is_reviewer() returns boolean
 language sql stable security definer set search_path = ''
 return exists (select from runhold.reviewers r where r.user_id = auth.uid());
 
-create function runhold.may_review(p_tenant_id text, p_agent_type text, p_tool_name text) returns boolean
+-- p_role: only as that; null: as anything.
+create function runhold.may_review(p_tenant_id text, p_agent_type text, p_tool_name text, p_role text default null) returns boolean
 language sql stable security definer set search_path = ''
 return exists (
   select from runhold.reviewers r
   where r.user_id = auth.uid()
-    and (r.tenant_id is null or r.tenant_id = p_tenant_id)
-    and (r.agent_type is null or r.agent_type = p_agent_type)
-    and (r.tool_name is null or r.tool_name = p_tool_name));
-
--- Who may still decide once nobody else did in time.
-create function runhold.may_review_escalated(p_tenant_id text, p_agent_type text, p_tool_name text) returns boolean
-language sql stable security definer set search_path = ''
-return exists (
-  select from runhold.reviewers r
-  where r.user_id = auth.uid() and r.role = 'operator'
+    and (p_role is null or r.role = p_role)
     and (r.tenant_id is null or r.tenant_id = p_tenant_id)
     and (r.agent_type is null or r.agent_type = p_agent_type)
     and (r.tool_name is null or r.tool_name = p_tool_name));
@@ -113,7 +105,7 @@ revoke all on public.agent_reviews, public.agent_review_decisions from public, a
 revoke all on sequence public.agent_review_decisions_id_seq from public, anon, authenticated, service_role;
 revoke execute on all functions in schema runhold from public;
 
-grant execute on function runhold.is_reviewer(), runhold.may_review(text, text, text) to authenticated;
+grant execute on function runhold.is_reviewer(), runhold.may_review(text, text, text, text) to authenticated;
 grant select on public.agent_reviews, public.agent_review_decisions to authenticated, service_role;
 grant update (status, edited_input, answer, comment) on public.agent_reviews to authenticated;
 

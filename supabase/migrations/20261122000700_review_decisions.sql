@@ -126,7 +126,7 @@ begin
     perform runhold.refuse('RH009', 'You can not decide about your own run.',
       'Ask another reviewer, or have an operator set agent_types.allow_self_review.');
   end if;
-  if old.escalated_at is not null and not runhold.may_review_escalated(old.tenant_id, old.agent_type, old.tool_name) then
+  if old.escalated_at is not null and not runhold.may_review(old.tenant_id, old.agent_type, old.tool_name, 'operator') then
     perform runhold.refuse('RH021', 'Nobody decided in time; this review was handed over to the operators.', 'Ask an operator to decide.');
   end if;
   if new.edited_input is not null and (old.kind <> 'approval' or new.status <> 'approved') then
