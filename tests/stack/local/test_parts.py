@@ -8,7 +8,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +22,7 @@ from supabase import AsyncClientOptions, acreate_client
 from runhold.local.errors import ChildEnded
 from runhold.local.part import Part
 from runhold.local.stack import LocalStack
+from runhold.testing.chaos.patience import eventually
 
 PATIENCE_S = 60
 SLOW_CALLS = 30
@@ -46,13 +47,6 @@ async def service(own_stack: LocalStack) -> AsyncIterator[httpx.AsyncClient]:
     headers = {"apikey": own_stack.secret_key, "authorization": f"Bearer {own_stack.secret_key}"}
     async with httpx.AsyncClient(base_url=f"{own_stack.url}/rest/v1", headers=headers, timeout=30) as client:
         yield client
-
-
-async def eventually(check: Callable[[], Awaitable[bool]]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not await check():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 async def stop(stack: LocalStack, part: Part, *, immediate: bool = False) -> None:

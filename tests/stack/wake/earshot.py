@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -25,23 +24,12 @@ from runhold.runtime.wake_report import WakeReport
 from runhold.runtime.worker import _equipment
 from runhold.store.gateway import Gateway
 from runhold.testing import say
+from runhold.testing.chaos.patience import eventually
 
 PATIENCE_S = 30
 LEASE_S = 9.0
 
 AGENT = Agent(type="listener", model="m", instructions="x")
-
-
-async def eventually(check: Callable[[], Awaitable[Any] | Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        value = check()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what} did not come in {PATIENCE_S} s"
-        await asyncio.sleep(0.01)
 
 
 class Earshot:

@@ -7,11 +7,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from earshot import Earshot, eventually, listening
+from earshot import Earshot, listening
 from misbehaving import Misbehaving, is_broadcast, is_wake
 
 from runhold.local.stack import LocalStack
 from runhold.runtime import claims, wake
+from runhold.testing.chaos.patience import eventually
 
 HAZARDS: dict[int, tuple[str, str, tuple[str, ...]]] = {
     1: (

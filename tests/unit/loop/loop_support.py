@@ -612,14 +612,6 @@ async def work(row: Row, agent: Agent, model: ScriptedModel, **options: Any) -> 
     return await Worker(row, agent, model, **options).go()
 
 
-async def until(condition: Callable[[], Any], timeout_s: float = 3) -> None:
-    """Wait until ``condition`` holds."""
-    end = asyncio.get_running_loop().time() + timeout_s
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, "it never came true"
-        await asyncio.sleep(0.001)
-
-
 def _tokens(step: Step) -> int:
     return step.usage.input_tokens + step.usage.output_tokens
 

@@ -6,10 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, RunContext, ask_person, tool
 from runhold.agents import Approval
+from runhold.testing.chaos.patience import eventually
 
 sent: list[tuple[str, int]] = []
 
@@ -135,7 +136,7 @@ async def test_an_operators_gate_holds_for_a_call_that_is_to_be_repeated() -> No
     worker = Worker(row, paying(approval=False, effect="idempotent"), ScriptedModel(asks(PAY)))
     worker.signals.lease_ok = False
     worker.start()
-    await until(lambda: (1, 0) in row.calls)
+    await eventually(lambda: (1, 0) in row.calls)
     await worker.crash()
     row.approval_tools = ["pay"]
     await work(row, paying(approval=False, effect="idempotent"), ScriptedModel())

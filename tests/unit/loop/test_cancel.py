@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, tool
 from runhold.agents import Effect
+from runhold.testing.chaos.patience import eventually
 
 ACT = ("act", {})
 
@@ -59,10 +60,10 @@ async def test_during_the_models_call() -> None:
 
     worker = Worker(row, plain(), model := ScriptedModel(slow))
     task = worker.start()
-    await until(lambda: model.requests)
+    await eventually(lambda: model.requests)
     worker.signals.cancel()
     assert (await asyncio.wait_for(task, 1)).kind == "cancelled"
-    await until(lambda: was_cancelled)
+    await eventually(lambda: was_cancelled)
     assert row.transitions[-1].to == row.status == "cancelled"
 
 
@@ -73,7 +74,7 @@ async def test_a_verdict_that_says_so_ends_the_models_call() -> None:
     worker = Worker(row, act.agent, model := ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
     worker.log.hold = True
     task = worker.start()
-    await until(lambda: len(model.requests) == 2)
+    await eventually(lambda: len(model.requests) == 2)
     row.cancel_requested = True
     worker.log.release()
     worker.log.hold = False
@@ -89,7 +90,7 @@ async def test_so_does_a_verdict_that_the_run_is_lost_or_over_a_limit(what: str)
     worker = Worker(row, act.agent, model := ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
     worker.log.hold = True
     task = worker.start()
-    await until(lambda: len(model.requests) == 2)
+    await eventually(lambda: len(model.requests) == 2)
     if what == "lost":
         row.fence += 1
     else:
@@ -119,7 +120,7 @@ async def test_between_the_intent_and_the_effect_nothing_starts() -> None:
     worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
     worker.signals.lease_ok = False
     task = worker.start()
-    await until(lambda: (1, 0) in row.calls)
+    await eventually(lambda: (1, 0) in row.calls)
     worker.signals.cancel()
     await asyncio.wait_for(task, 1)
     assert row.status == "cancelled"
@@ -215,7 +216,7 @@ async def test_a_thread_that_runs_on_is_told_as_what_is_known_of_it(
         go_on.set()
     await asyncio.wait_for(task, 3)
     go_on.set()
-    await until(ended.is_set)
+    await eventually(ended.is_set)
     assert row.status == "cancelled"
     assert row.call().status == ("succeeded" if ends == "in time" else "unknown")
 
@@ -277,7 +278,7 @@ async def test_of_what_an_end_cuts_off_only_what_may_have_happened_is_told(
     worker = Worker(row, act.agent, ScriptedModel(asks(ACT)))
     worker.start()
     await act.started.wait()
-    await until(lambda: row.calls)
+    await eventually(lambda: row.calls)
     await worker.crash()
     row.status, row.reviews, row.cancel_requested = "pending", [], True
     row.calls = {key: replace(call, status="running") for key, call in row.calls.items()}

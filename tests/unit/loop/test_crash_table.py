@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, RunContext, tool
 from runhold.agents import Effect
+from runhold.testing.chaos.patience import eventually
 
 EFFECTS: tuple[Effect, ...] = ("read", "idempotent", "unsafe")
 
@@ -153,7 +154,7 @@ class Scene:
             case _:
                 raise AssertionError(moment)
         first.start()
-        await until(reached)
+        await eventually(reached)
         for _ in range(30):  # it would go on now, if it did
             await asyncio.sleep(0)
         await first.crash()
@@ -174,7 +175,7 @@ class Scene:
 
     async def _intent_is_durable(self) -> None:
         """A read runs ahead of its record: let that arrive first."""
-        await until(lambda: (1, 0) in self.row.calls)
+        await eventually(lambda: (1, 0) in self.row.calls)
 
     def _answer_with(self, then: Callable[[], None]) -> None:
         def answer() -> Any:
@@ -272,7 +273,7 @@ async def test_before_the_pause_is_recorded(effect: Effect, decided: str) -> Non
 
     scene.row.apply = hold_the_pause  # pyright: ignore[reportAttributeAccessIssue]
     worker.start()
-    await until(lambda: any(entry.transition for entry in worker.log.held))
+    await eventually(lambda: any(entry.transition for entry in worker.log.held))
     await worker.crash()
     scene.row.apply = apply  # pyright: ignore[reportAttributeAccessIssue]
     assert scene.row.status == "pending"

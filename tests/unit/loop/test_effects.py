@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, RunContext, ToolFailed, tool
 from runhold.agents import Effect
+from runhold.testing.chaos.patience import eventually
 
 EFFECTS: list[Effect] = ["read", "idempotent", "unsafe"]
 
@@ -74,7 +75,7 @@ class TestAWorkerDies:
         if effect == "read":
             world.act = lambda: asyncio.sleep(9)
         worker.start()
-        await until(lambda: (1, 0) in world.row.calls)
+        await eventually(lambda: (1, 0) in world.row.calls)
         await worker.crash()
         assert not world.done
         world.act = world._nothing
@@ -91,8 +92,8 @@ class TestAWorkerDies:
         worker = Worker(world.row, world.agent(effect), ScriptedModel(asks(ACT)))
         world.act = lambda: asyncio.sleep(9)
         worker.start()
-        await until(lambda: world.keys)
-        await until(lambda: (1, 0) in world.row.calls)
+        await eventually(lambda: world.keys)
+        await eventually(lambda: (1, 0) in world.row.calls)
         await worker.crash()
         world.act = world._nothing
         if effect == "unsafe":
@@ -107,12 +108,12 @@ class TestAWorkerDies:
         worker = Worker(world.row, world.agent(effect), ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
 
         async def stop_recording() -> None:
-            await until(lambda: (1, 0) in world.row.calls)
+            await eventually(lambda: (1, 0) in world.row.calls)
             worker.log.hold = True
 
         world.act = stop_recording
         worker.start()
-        await until(lambda: world.done)
+        await eventually(lambda: world.done)
         await asyncio.sleep(0.01)
         await worker.crash()
         world.act = world._nothing
@@ -128,7 +129,7 @@ class TestAWorkerDies:
     async def test_after_the_result_is_durable(self, world: World, effect: Effect) -> None:
         worker = Worker(world.row, world.agent(effect), ScriptedModel(asks(ACT), lambda: asyncio.sleep(9)))
         worker.start()
-        await until(lambda: world.row.calls.get((1, 0)) and world.row.call().status == "succeeded")
+        await eventually(lambda: world.row.calls.get((1, 0)) and world.row.call().status == "succeeded")
         await worker.crash()
         await work(world.row, world.agent(effect), ScriptedModel(says("Done.")))
         assert world.done == ["it"]
@@ -225,7 +226,7 @@ async def test_each_result_is_written_when_it_is_known(world: World) -> None:
     agent = Agent(type="helper", model="m", instructions="i", tools=[quick, patient])
     worker = Worker(world.row, agent, ScriptedModel(asks(("quick", {}), ("patient", {})), says("Done.")))
     task = worker.start()
-    await until(lambda: (1, 0) in world.row.calls and world.row.call(1, 0).status == "succeeded")
+    await eventually(lambda: (1, 0) in world.row.calls and world.row.call(1, 0).status == "succeeded")
     assert world.row.call(1, 1).status == "running"
     slow.set()
     assert (await task).kind == "completed"
@@ -235,7 +236,7 @@ async def test_a_step_that_only_reads_is_not_waited_for(world: World) -> None:
     worker = Worker(world.row, world.agent("read"), model := ScriptedModel(asks(ACT), says("Done.")))
     worker.log.hold = True
     task = worker.start()
-    await until(lambda: len(model.requests) == 2)
+    await eventually(lambda: len(model.requests) == 2)
     assert not world.row.steps, "the second call is made while the first step is still on its way"
     await asyncio.sleep(0.02)
     assert not task.done(), "but nothing more is written before it is confirmed"
@@ -249,7 +250,7 @@ async def test_an_effect_waits_for_the_lease(world: World) -> None:
     worker = Worker(world.row, world.agent("unsafe"), ScriptedModel(asks(ACT), says("Done.")))
     worker.signals.lease_ok = False
     task = worker.start()
-    await until(lambda: (1, 0) in world.row.calls)
+    await eventually(lambda: (1, 0) in world.row.calls)
     await asyncio.sleep(0.05)
     assert not world.done
     worker.signals.lease_ok = True
@@ -312,10 +313,10 @@ class TestBlockingFunctions:
         agent = self.agent(effect, lambda: ran.append(1), timeout=5)
         with ThreadPoolExecutor(1) as busy:
             busy.submit(free.wait)
-            await until(lambda: not busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
+            await eventually(lambda: not busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
             worker = Worker(row, agent, ScriptedModel(asks(("act", {})), says("Done.")), executor=busy)
             task = worker.start()
-            await until(lambda: busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
+            await eventually(lambda: busy._work_queue.qsize())  # pyright: ignore[reportPrivateUsage]
             if what == "the cancel":
                 worker.signals.cancel()
             else:

@@ -7,11 +7,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, Limits, RunContext, tool
 from runhold.errors import StoreError
 from runhold.loop.ports import Entry, PersonMessage, ReleaseReason, Verdict
+from runhold.testing.chaos.patience import eventually
 
 
 @tool(effect="read")
@@ -84,7 +85,7 @@ class TestALostRun:
         row = Row()
         worker = Worker(row, AGENT, model := ScriptedModel(lambda: asyncio.sleep(9)))
         task = worker.start()
-        await until(lambda: model.requests)
+        await eventually(lambda: model.requests)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -103,7 +104,7 @@ async def test_a_tool_that_the_log_needs_and_this_worker_lacks() -> None:
     other = Agent(type="helper", model="m", instructions="i", tools=[rare])
     worker = Worker(row, other, ScriptedModel(asks(("rare", {}))))
     worker.start()
-    await until(lambda: (1, 0) in row.calls)
+    await eventually(lambda: (1, 0) in row.calls)
     await worker.crash()
     outcome = await work(row, AGENT, ScriptedModel())
     assert (outcome.kind, outcome.code) == ("released", "missing_tool")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, until, work
+from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, Limits, tool
+from runhold.testing.chaos.patience import eventually
 
 
 @tool(effect="read")
@@ -73,9 +74,9 @@ async def test_a_worker_lost_after_it_was_told_leaves_the_message_to_the_next_on
         row.say("Wait!")
         return says("Done.")
 
-    worker = Worker(row, AGENT, model := ScriptedModel(answer, lambda: until(lambda: False)))
+    worker = Worker(row, AGENT, model := ScriptedModel(answer, lambda: eventually(lambda: False)))
     worker.start()
-    await until(lambda: len(model.requests) == 2)
+    await eventually(lambda: len(model.requests) == 2)
     await worker.crash()
     assert [message.content for message in row.messages] == ["Wait!"]
     await work(row, AGENT, model := ScriptedModel(says("Better.")))
@@ -88,7 +89,9 @@ async def test_said_while_a_slow_tool_runs_is_heard_at_the_next_step(monkeypatch
 
     @tool(effect="read")
     async def slow() -> str:
-        await until(lambda: row.steps)  # the answer about the step is on its way, and knows nothing of it
+        await eventually(
+            lambda: row.steps
+        )  # the answer about the step is on its way, and knows nothing of it
         row.say("Be brief.")
         return "found"
 

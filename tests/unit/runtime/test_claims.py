@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from runhold.runtime.claims import Claimer
 from runhold.runtime.held import HeldRuns
 from runhold.store.client import UnreadableAnswer
 from runhold.store.records import Claim
+from runhold.testing.chaos.patience import eventually
 
 
 class Desk:
@@ -63,19 +64,13 @@ class Desk:
 @asynccontextmanager
 async def claiming(desk: Desk) -> AsyncIterator[None]:
     task = asyncio.create_task(desk.claimer.run())
-    await until(lambda: desk.looked)
+    await eventually(lambda: desk.looked)
     try:
         yield
         if task.done():
             task.result()
     finally:
         task.cancel()
-
-
-async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.002)
 
 
 @pytest.fixture
@@ -93,10 +88,10 @@ async def test_a_wake_up_is_followed_at_once_and_once_more_a_moment_later(desk: 
         desk.port.submit()
         began = time.monotonic()
         desk.claimer.wake()
-        await until(lambda: desk.looked == 2)
+        await eventually(lambda: desk.looked == 2)
         assert time.monotonic() - began < 0.03
         desk.port.submit()  # its wake-up was swallowed: more than ten a second
-        await until(lambda: desk.looked == 3)
+        await eventually(lambda: desk.looked == 3)
         assert time.monotonic() - began >= 0.05
         await asyncio.sleep(0.12)
         assert desk.looked == 3
@@ -148,12 +143,12 @@ async def test_a_poll_that_finds_what_no_wake_up_told_of_makes_the_next_ones_fre
         await asyncio.sleep(0.1)
         assert desk.looked == 1
         desk.port.submit()
-        await until(lambda: desk.claimer.missed == 1)
+        await eventually(lambda: desk.claimer.missed == 1)
         assert desk.misses == 1
         looked = desk.looked
-        await until(lambda: desk.looked >= looked + 4)
+        await eventually(lambda: desk.looked >= looked + 4)
         desk.port.submit()
-        await until(lambda: desk.misses == 2)
+        await eventually(lambda: desk.misses == 2)
     assert desk.claimer.found == {"start": 0, "push": 0, "poll": 2}
 
 
@@ -162,7 +157,7 @@ async def test_what_a_poll_finds_while_realtime_is_not_heard_was_not_missed(desk
     desk.heard = False
     async with claiming(desk):
         desk.port.submit()
-        await until(lambda: desk.claimer.found["poll"])
+        await eventually(lambda: desk.claimer.found["poll"])
     assert (desk.misses, desk.claimer.missed) == (0, 0)
 
 
@@ -174,7 +169,7 @@ async def test_workers_that_were_woken_for_nothing_do_not_look_again_all_at_once
     async with claiming(desk):
         began = time.monotonic()
         desk.claimer.wake()
-        await until(lambda: desk.looked == 3)
+        await eventually(lambda: desk.looked == 3)
         assert time.monotonic() - began >= 0.15
 
 
@@ -186,15 +181,15 @@ async def test_polling_quickens_when_hearing_stops_in_the_middle_of_a_long_wait(
         await asyncio.sleep(0.05)
         assert desk.looked == 1
         desk.heard = False
-        await until(lambda: desk.looked >= 4)
+        await eventually(lambda: desk.looked >= 4)
         desk.port.submit()
-        await until(lambda: desk.claimer.found["poll"])
+        await eventually(lambda: desk.claimer.found["poll"])
 
 
 async def test_a_run_that_becomes_due_is_looked_for_then(desk: Desk) -> None:
     desk.port.next_due = due = datetime.now(UTC) + timedelta(seconds=0.15)
     async with claiming(desk):
-        await until(lambda: desk.looked == 2)
+        await eventually(lambda: desk.looked == 2)
         assert datetime.now(UTC) >= due
         assert desk.claimer.looked["due"] == 1
 
@@ -210,12 +205,12 @@ async def test_full_slots_wait_and_a_free_one_is_filled_at_once(desk: Desk) -> N
     for _ in range(6):
         desk.port.submit()
     async with claiming(desk):
-        await until(lambda: len(desk.taken) == 4)
+        await eventually(lambda: len(desk.taken) == 4)
         desk.claimer.wake()
         await asyncio.sleep(0.03)
         assert desk.looked == 1
         desk.held.remove(desk.taken[0])
-        await until(lambda: len(desk.taken) == 5)
+        await eventually(lambda: len(desk.taken) == 5)
         assert desk.port.calls_of("claim")[-1] == (2, 1)
     assert desk.claimer.found["slot"] == 1
 
@@ -230,7 +225,7 @@ async def test_more_is_asked_for_at_once(desk: Desk) -> None:
 
     desk.port.claim = claim  # type: ignore[method-assign]
     async with claiming(desk):
-        await until(lambda: desk.looked == 3)
+        await eventually(lambda: desk.looked == 3)
         await asyncio.sleep(0.03)
         assert desk.looked == 3
 
@@ -245,7 +240,7 @@ async def test_the_number_rises_only_after_the_runs_are_held(desk: Desk) -> None
 
     desk.claimer._take = take  # pyright: ignore[reportPrivateUsage]
     async with claiming(desk):
-        await until(lambda: desk.claimer.last_seq == 1)
+        await eventually(lambda: desk.claimer.last_seq == 1)
     assert numbers == [0]
 
 
@@ -268,10 +263,10 @@ async def test_an_answer_that_can_not_be_read_does_not_make_the_worker_deaf(
 
     desk.port.claim = claim  # type: ignore[method-assign]
     async with claiming(desk):
-        await until(lambda: desk.claimer.last_seq >= 1)
+        await eventually(lambda: desk.claimer.last_seq >= 1)
         desk.port.submit()
         desk.claimer.wake()
-        await until(lambda: len(desk.taken) == 1)
+        await eventually(lambda: len(desk.taken) == 1)
 
 
 async def test_a_claim_is_repeated_under_its_number_while_nobody_answers(
@@ -281,5 +276,5 @@ async def test_a_claim_is_repeated_under_its_number_while_nobody_answers(
     desk.port.submit()
     desk.port.failing["claim"].extend(["lost"] * 3 * claims.MAX_UNREADABLE)
     async with claiming(desk):
-        await until(lambda: len(desk.taken) == 1)
+        await eventually(lambda: len(desk.taken) == 1)
     assert desk.claimer.last_seq == 1

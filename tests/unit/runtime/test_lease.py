@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +16,7 @@ from runhold.runtime import heartbeat
 from runhold.runtime.clock import lease_now
 from runhold.runtime.heartbeat import HeartbeatThread
 from runhold.runtime.lease import Lease
+from runhold.testing.chaos.patience import eventually
 
 
 def test_a_lease_counts_from_when_the_request_was_sent() -> None:
@@ -85,12 +85,6 @@ class Beating:
         self.dead += 1
 
 
-async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.005)
-
-
 async def stopped(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -115,7 +109,7 @@ async def test_the_lease_is_renewed_three_times_as_often_as_needed_from_a_thread
 async def test_a_blocked_event_loop_is_renewed_for_a_while_and_then_not_any_more() -> None:
     beating = Beating(lease_s=0.6)
     task = asyncio.create_task(beating.thread.run())
-    await until(lambda: beating.beats)
+    await eventually(lambda: beating.beats)
     time.sleep(0.35)  # noqa: ASYNC251 - a tool that blocks
     assert beating.lease.remaining_s > 0.3
     await asyncio.sleep(0.05)
@@ -129,7 +123,7 @@ async def test_a_blocked_event_loop_is_renewed_for_a_while_and_then_not_any_more
 async def test_who_blocks_the_event_loop_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     beating = Beating(lease_s=0.3)
     task = asyncio.create_task(beating.thread.run())
-    await until(lambda: beating.beats)
+    await eventually(lambda: beating.beats)
 
     async def post() -> None:
         time.sleep(0.6)  # noqa: ASYNC251 - two leases
@@ -140,7 +134,7 @@ async def test_who_blocks_the_event_loop_is_named_once(caplog: pytest.LogCapture
     assert ", post)" in said.message
     assert "must be a plain `def`" in said.message
     beats = beating.beats
-    await until(lambda: beating.beats > beats)  # it turns again, and the lease is asked for again
+    await eventually(lambda: beating.beats > beats)  # it turns again, and the lease is asked for again
     await stopped(task)
 
 
@@ -160,7 +154,7 @@ async def test_a_failed_beat_is_repeated_soon_and_the_lease_is_kept() -> None:
     beating = Beating()
     beating.port.failing["heartbeat"].extend([StoreUnavailable("down")] * 3)
     task = asyncio.create_task(beating.thread.run())
-    await until(lambda: beating.replies)
+    await eventually(lambda: beating.replies)
     assert beating.beats >= 4
     assert not beating.lease.is_lost
     await stopped(task)
@@ -187,7 +181,7 @@ async def test_a_nudge_brings_the_next_beat_forward_but_not_too_often(
     monkeypatch.setattr(heartbeat, "MIN_NUDGE_S", 0.1)
     beating = Beating(lease_s=30)
     task = asyncio.create_task(beating.thread.run())
-    await until(lambda: beating.beats == 1)
+    await eventually(lambda: beating.beats == 1)
     for _ in range(60):
         beating.thread.nudge()
         await asyncio.sleep(0.005)

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from endpoint import endpoint, hang
 from runhold.errors import StoreUnavailable
 from runhold.runtime.notifications import Notifier, Undeliverable, refuse_address, sign
 from runhold.store.records import Notification
+from runhold.testing.chaos.patience import eventually
 
 NAME = "RUNHOLD_WEBHOOK_SECRET"
 KEY = b"k" * 24
@@ -69,12 +70,6 @@ async def notifying(outbox: Outbox, **options: Any) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not check():
-            await asyncio.sleep(0.005)
-
-
 def verified(headers: dict[str, str], body: bytes) -> bool:
     """The snippet of docs/guides/notifications.md, in short."""
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -87,7 +82,7 @@ async def test_endpoint_that_fails_hangs_and_says_gone_gets_the_same_message_unt
         told = message(there.url)
         outbox = Outbox([told])
         async with notifying(outbox, attempt_s=0.3):
-            await until(lambda: outbox.delivered(told))
+            await eventually(lambda: outbox.delivered(told))
     assert outbox.outcomes[told.id] == [
         "it answered 500",
         "no answer within 0.3 s",
@@ -107,8 +102,8 @@ async def test_endpoint_that_hangs_delays_no_other() -> None:
         told = [message(alive.url) for _ in range(20)]
         outbox = Outbox([*stuck, *told])
         async with notifying(outbox, attempt_s=1000):
-            await until(lambda: outbox.delivered(*told))
-            await until(lambda: len(dead.requests) == 4)
+            await eventually(lambda: outbox.delivered(*told))
+            await eventually(lambda: len(dead.requests) == 4)
             assert not any(each.id in outbox.outcomes for each in stuck)
 
 
@@ -117,7 +112,7 @@ async def test_delivery_whose_outcome_is_lost_is_sent_again_under_the_same_id() 
         told = message(there.url)
         outbox = Outbox([told], lost=1)
         async with notifying(outbox):
-            await until(lambda: outbox.delivered(told))
+            await eventually(lambda: outbox.delivered(told))
     assert [headers["webhook-id"] for headers, _ in there.requests] == [f"msg_{told.id}"] * 2
 
 
@@ -127,7 +122,7 @@ async def test_nobody_there_is_a_failed_attempt() -> None:
     told = message(url)
     outbox = Outbox([told])
     async with notifying(outbox):
-        await until(lambda: told.id in outbox.outcomes)
+        await eventually(lambda: told.id in outbox.outcomes)
     assert outbox.outcomes[told.id][0] == "no answer: ConnectError"
 
 
@@ -145,7 +140,7 @@ async def test_nothing_is_sent_without_a_good_secret(secrets: dict[str, str], sa
         told = message(there.url)
         outbox = Outbox([told])
         async with notifying(outbox, secrets=secrets):
-            await until(lambda: told.id in outbox.outcomes)
+            await eventually(lambda: told.id in outbox.outcomes)
         said = outbox.outcomes[told.id][0]
     assert said is not None
     assert said.startswith(says)
@@ -158,7 +153,7 @@ async def test_nothing_is_sent_to_the_own_machine_in_production() -> None:
         told = message(there.url)
         outbox = Outbox([told])
         async with notifying(outbox, development=False):
-            await until(lambda: told.id in outbox.outcomes)
+            await eventually(lambda: told.id in outbox.outcomes)
     assert there.requests == []
 
 
@@ -212,4 +207,4 @@ async def test_database_that_is_away_does_not_end_the_notifier() -> None:
 
         outbox.notifications = failing  # pyright: ignore[reportAttributeAccessIssue]
         async with notifying(outbox):
-            await until(lambda: outbox.delivered(told))
+            await eventually(lambda: outbox.delivered(told))

@@ -14,6 +14,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from runhold.errors import ConfigError
 from runhold.runtime import realtime
 from runhold.runtime.realtime import Connection, NotJoined, connect, require_version
+from runhold.testing.chaos.patience import eventually
 
 KEY = "sb_secret_0123456789"
 
@@ -93,12 +94,6 @@ async def _connect(phoenix: Phoenix, ear: Ear) -> Connection:
     return await connect(f"http://127.0.0.1:{phoenix.port}", KEY, ear.topics, ear.on_ready)
 
 
-async def until(check: Any) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.005)
-
-
 async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix) -> None:
     ear = Ear()
     connection = await _connect(phoenix, ear)
@@ -111,7 +106,7 @@ async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix
     await phoenix.broadcast("runhold:workers", "wake")
     await phoenix.broadcast("runhold:worker:1", "probe")
     await phoenix.broadcast("runhold:workers", "something else")
-    await until(lambda: len(ear.heard) == 2)
+    await eventually(lambda: len(ear.heard) == 2)
     assert ear.heard == ["wake", "probe"]
     assert ear.ready == 0
     said = {
@@ -121,10 +116,10 @@ async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix
         "channel": "x",
     }
     await phoenix.send("realtime:runhold:workers", "system", said)
-    await until(lambda: ear.ready == 1)
+    await eventually(lambda: ear.ready == 1)
     assert not connection.trouble.is_set()
     await connection.aclose()
-    await until(lambda: phoenix.sockets[0].state.name == "CLOSED")
+    await eventually(lambda: phoenix.sockets[0].state.name == "CLOSED")
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1012])
@@ -149,7 +144,7 @@ async def test_a_callback_that_raises_does_not_end_the_listening(
     connection = await connect(url, KEY, {"runhold:workers": {"wake": broken}}, broken)
     for _ in range(3):
         await phoenix.broadcast("runhold:workers", "wake")
-    await until(lambda: len(calls) == 3)
+    await eventually(lambda: len(calls) == 3)
     assert not connection.trouble.is_set()
     assert "a bug" in caplog.text
     await connection.aclose()
@@ -176,7 +171,7 @@ async def test_nothing_stays_of_a_connection_whose_server_froze(
     }
     assert len(library_s) >= 2  # it listens, and it beats
     await connection.aclose()
-    await until(lambda: socket.state.name == "CLOSED")
+    await eventually(lambda: socket.state.name == "CLOSED")
     await asyncio.wait_for(asyncio.wait(library_s), 5)
     phoenix.sockets[0].transport.abort()
 
@@ -232,7 +227,7 @@ async def test_a_refused_join_is_an_error_and_the_socket_is_closed(phoenix: Phoe
     phoenix.refuses = "runhold:worker:1"
     with pytest.raises(NotJoined, match="Unauthorized"):
         await _connect(phoenix, Ear())
-    await until(lambda: phoenix.sockets[0].state.name == "CLOSED")
+    await eventually(lambda: phoenix.sockets[0].state.name == "CLOSED")
 
 
 async def test_a_server_that_never_answers_is_an_error(

@@ -18,6 +18,7 @@ from runhold.runtime.config import WorkerConfig
 from runhold.runtime.worker import run_worker
 from runhold.store.gateway import Gateway
 from runhold.testing import say
+from runhold.testing.chaos.patience import eventually
 
 AGENT = Agent(type="t", model="m", instructions="x")
 CONFIG = WorkerConfig(
@@ -40,17 +41,11 @@ def _model() -> Any:
     return FunctionModel(lambda messages, tools: say("done"), strict=False)
 
 
-async def until(check: Any) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.005)
-
-
 async def test_it_works_until_the_event_is_set(port: FakePort) -> None:
     stop = asyncio.Event()
     task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model(), stop_event=stop))
     run_id = port.submit()
-    await until(lambda: port.run(run_id).status == "completed")
+    await eventually(lambda: port.run(run_id).status == "completed")
     stop.set()
     assert await asyncio.wait_for(task, 5) == 0
     assert port.calls_of("aclose")
@@ -59,18 +54,18 @@ async def test_it_works_until_the_event_is_set(port: FakePort) -> None:
 async def test_after_a_lost_lease_it_registers_anew_and_goes_on(port: FakePort) -> None:
     stop = asyncio.Event()
     task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model(), stop_event=stop))
-    await until(lambda: port.calls_of("heartbeat"))
+    await eventually(lambda: port.calls_of("heartbeat"))
     port.workers[port.calls_of("register")[0].id] = "dead"
-    await until(lambda: len(port.calls_of("register")) == 2)
+    await eventually(lambda: len(port.calls_of("register")) == 2)
     run_id = port.submit()
-    await until(lambda: port.run(run_id).status == "completed")
+    await eventually(lambda: port.run(run_id).status == "completed")
     stop.set()
     assert await asyncio.wait_for(task, 5) == 0
 
 
 async def test_sigterm_stops_it_well(port: FakePort) -> None:
     task = asyncio.create_task(run_worker(CONFIG, [AGENT], model=_model()))
-    await until(lambda: port.calls_of("claim"))
+    await eventually(lambda: port.calls_of("claim"))
     os.kill(os.getpid(), signal.SIGTERM)
     assert await asyncio.wait_for(task, 5) == 0
     assert port.calls_of("stop") == [True, False]

@@ -15,6 +15,7 @@ from runhold.runtime import wake
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Topics
 from runhold.runtime.wake import Listener
+from runhold.testing.chaos.patience import eventually
 
 WORKER = UUID(int=1)
 KEY = "sb_secret_x"
@@ -84,19 +85,13 @@ class Air:
         self.looks += 1
 
 
-async def until(check: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
-        while not check():
-            await asyncio.sleep(0.002)
-
-
 @pytest.fixture
 async def air(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(wake, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(wake, "PROBE_WAIT_S", 0.3)
     air = Air()
     task = asyncio.create_task(air.listener.run())
-    await until(lambda: air.joins)
+    await eventually(lambda: air.joins)
     yield air
     assert not task.done()
     task.cancel()
@@ -135,8 +130,8 @@ async def test_a_connection_is_believed_only_while_probes_come_through_it(air: A
     assert len(air.connections) == 1
     air.listener.expect_probe()  # and it does not come
     assert air.listener.is_heard
-    await until(lambda: not air.listener.is_heard)
-    await until(lambda: len(air.connections) >= 2)  # deaf: a new one
+    await eventually(lambda: not air.listener.is_heard)
+    await eventually(lambda: len(air.connections) >= 2)  # deaf: a new one
     assert air.connections[0].closed
     assert air.listener.stats.last_trouble == "the probe was not heard"
     assert air.listener.stats.resubscribes >= 1
@@ -161,7 +156,7 @@ async def test_no_heartbeat_is_not_realtime_s_fault(air: Air) -> None:
 
 async def test_a_connection_that_never_hears_a_probe_is_replaced(air: Air) -> None:
     for number in range(1, 4):
-        await until(lambda number=number: air.joins == number)
+        await eventually(lambda number=number: air.joins == number)
         air.listener.expect_probe()
     assert not air.listener.is_heard
 
@@ -169,7 +164,7 @@ async def test_a_connection_that_never_hears_a_probe_is_replaced(air: Air) -> No
 async def test_a_probe_of_the_last_connection_does_not_speak_for_the_new_one(air: Air) -> None:
     air.now.probe()
     air.now.trouble.set()
-    await until(lambda: len(air.connections) == 2)
+    await eventually(lambda: len(air.connections) == 2)
     assert not air.listener.is_heard
 
 
@@ -183,16 +178,16 @@ async def test_wake_ups_that_get_lost_while_probes_come_through_replace_the_conn
     assert air.joins == 1
     for _ in range(3):
         air.listener.miss()
-    await until(lambda: air.joins == 2)
+    await eventually(lambda: air.joins == 2)
 
 
 async def test_trouble_means_a_new_connection_and_another_look(air: Air) -> None:
     for number in range(1, 6):
-        await until(lambda number=number: air.joins == number)
+        await eventually(lambda number=number: air.joins == number)
         air.now.probe()
         air.now.why = "phx_close"
         air.now.trouble.set()
-    await until(lambda: air.joins == 6)
+    await eventually(lambda: air.joins == 6)
     assert [each.closed for each in air.connections] == [True] * 5 + [False]
     assert air.listener.stats.last_trouble == "phx_close"
     assert air.looks == 6 + 5
@@ -204,7 +199,7 @@ async def test_a_server_that_refuses_is_asked_for_ever_and_the_key_is_not_told(
     caplog.set_level(logging.DEBUG)
     air.refusing = True
     air.now.trouble.set()
-    await until(lambda: air.attempts > 8)
+    await eventually(lambda: air.attempts > 8)
     assert not air.listener.is_heard
     assert "refused" in caplog.text
     assert KEY not in caplog.text + str(air.listener.stats)
@@ -212,7 +207,7 @@ async def test_a_server_that_refuses_is_asked_for_ever_and_the_key_is_not_told(
         logging.WARNING
     ) == 1  # the first; a long outage does not fill the log
     air.refusing = False
-    await until(lambda: air.joins == 2)
+    await eventually(lambda: air.joins == 2)
     air.beat()
     assert air.listener.is_heard
     assert "Realtime is heard" in caplog.text
@@ -223,7 +218,7 @@ async def test_a_good_connection_is_replaced_before_its_token_can_run_out(
 ) -> None:
     monkeypatch.setattr(wake, "RECYCLE_S", 0.1)
     air.now.trouble.set()
-    await until(lambda: air.joins == 2)
+    await eventually(lambda: air.joins == 2)
     while air.joins < 4:
         air.beat()
         await asyncio.sleep(0.01)

@@ -17,6 +17,9 @@ PATIENCE_S: Final = 60.0
 """How long something is waited for before it counts as never coming. Far longer than anything takes."""
 
 POLL_S: Final = 0.02
+"""The longest pause between two looks. What comes soon is looked for more often."""
+
+MIN_POLL_S: Final = 0.001
 
 
 async def eventually(check: Callable[[], Any], what: str = "it", *, patience_s: float = PATIENCE_S) -> Any:
@@ -24,16 +27,17 @@ async def eventually(check: Callable[[], Any], what: str = "it", *, patience_s: 
 
     :raises AssertionError: it did not within ``patience_s`` seconds.
     """
-    deadline = time.monotonic() + patience_s
+    began = time.monotonic()
     while True:
         value = check()
         if inspect.isawaitable(value):
             value = await value
         if value:
             return value
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - began
+        if waited_s > patience_s:
             raise AssertionError(f"{what} did not come in {patience_s:g} s")
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(min(max(MIN_POLL_S, waited_s / 10), POLL_S))
 
 
 def is_outage(error: BaseException) -> bool:
