@@ -165,7 +165,7 @@ begin
     p_entry.verdict := 'stop';
     p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
     p_entry.detail := v_stop -> 'detail';
-  elsif p_entry.body -> 'transition' ->> 'to' is not null then
+  elsif p_entry.body -> 'transition' ->> 'to' is not null or runhold.is_held_back(p_entry) then
     p_entry.verdict := 'continue';
   end if;
   return p_entry;

@@ -32,6 +32,9 @@ begin
     end if;
   elsif v_call.status is null or v_call.status <> 'pending' then
     v_reason := 'not_pending';
+  elsif runhold.is_gated(v_call) then
+    perform runhold.open_review(v_call.id, 'approval', runhold.gate_summary(v_call));
+    v_reason := 'not_approved';
   end if;
 
   if v_reason is null then
@@ -49,7 +52,8 @@ as $$
 begin
   return jsonb_build_object('step_number', p_step_number, 'position', p_position) || coalesce((
     select jsonb_build_object('taken', c.status = 'running' and p_reason is null, 'input', c.tool_input, 'edited', c.edited,
-                              'attempt', c.attempt, 'reason', p_reason)
+                              'attempt', c.attempt, 'reason', coalesce(p_reason, case
+                                when c.status = 'awaiting_review' then 'not_approved' when c.status <> 'running' then 'not_pending' end))
     from public.agent_tool_calls c
     where c.execution_id = p_execution_id and c.step_number = p_step_number and c.position = p_position),
     jsonb_build_object('taken', false, 'reason', 'no_such_call'));

@@ -117,6 +117,7 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_lists text[] := array(select distinct k from unnest(p_entries) e cross join lateral jsonb_object_keys(e.body) k);
+  v_gated uuid[] := '{}';
 begin
   if 'steps' = any (v_lists) then
     perform runhold.store_steps(p_worker_id, p_entries);
@@ -126,10 +127,16 @@ begin
     perform runhold.store_calls(p_entries);
     perform runhold.store_results(p_entries);
     perform runhold.store_reviews(p_entries);
+    v_gated := runhold.gate_calls(p_entries);
   end if;
   for i in 1 .. cardinality(p_entries) loop
     if p_entries[i].body ? 'starts' and p_entries[i].verdict in ('ok', 'duplicate') then
       p_entries[i].started := runhold.store_starts(p_entries[i]);
+    end if;
+    -- held back for a person: its worker must know before it runs anything
+    if p_entries[i].verdict = 'ok' and not p_entries[i].body ? 'transition'
+       and (p_entries[i].execution_id = any (v_gated) or p_entries[i].started @> '[{"reason": "not_approved"}]') then
+      p_entries[i].verdict := 'continue';
     end if;
     -- read in a statement after the lock: a decision that committed meanwhile is seen
     if p_entries[i].verdict = 'ok' and p_entries[i].paused and not exists (
