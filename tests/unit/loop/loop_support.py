@@ -115,6 +115,7 @@ class Signals:
         self._row = row
         self.leave_because: ReleaseReason | None = None
         self.lease_ok = True
+        self.approval_tools: Sequence[str] = row.approval_tools
         self._cancelled = asyncio.Event()
 
     @property
@@ -211,6 +212,9 @@ class Row:
         starts = () if code else entry.starts
         started = [self._start(start.step_number, start.position) for start in starts]
         kind = "stop" if code else "ok"
+        gated = False if code else self._gate(entry)
+        if transition is None and (gated or any(each.reason == "not_approved" for each in started)):
+            kind = "continue"
         if pause and not code and not any(review.status == "pending" for review in self.reviews):
             kind = "continue"
         ends = transition is not None and transition.to == "completed" and not transition.final
@@ -275,6 +279,21 @@ class Row:
         if entry.state is not None:
             self.state = through_jsonb(entry.state)
 
+    def _gate(self, entry: Entry) -> bool:
+        """New calls of tools that an operator gated wait for a person; a read may have begun."""
+        keys = [(call.step_number, call.position) for call in entry.calls if self._is_gated(call)]
+        held_back = [key for key in keys if self.calls[key].status in ("pending", "running")]
+        for key in held_back:
+            self.calls[key] = replace(self.calls[key], status="awaiting_review", attempt=0)
+            self._open(key, "approval", f"SQL asks about {self.calls[key].tool_name}")
+        return bool(held_back)
+
+    def _is_gated(self, call: ToolCall) -> bool:
+        key = (call.step_number, call.position)
+        used = any(review.used for review in self.reviews if (review.step_number, review.position) == key)
+        begun = call.effect == "read" and call.status == "running"
+        return call.tool_name in self.approval_tools and not used and not begun
+
     def _ask_about_unknown(self) -> None:
         for key, call in self.calls.items():
             asked = any(r.status == "pending" and (r.step_number, r.position) == key for r in self.reviews)
@@ -307,6 +326,10 @@ class Row:
                     call = replace(call, input=self.edits[review.id], edited=True)
         elif call.status != "pending":
             reason = "not_pending"
+        elif self._is_gated(call):
+            call = self.calls[key] = replace(call, status="awaiting_review")
+            self._open(key, "approval", f"SQL asks about {call.tool_name}")
+            reason = "not_approved"
         if reason is None:
             call = self.calls[key] = replace(call, status="running", attempt=call.attempt + 1)
         return Started(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
-from loop_support import Row, ScriptedModel, Worker, asks, says, work
+from loop_support import FakeClock, Log, Progress, Row, ScriptedModel, Signals, Worker, asks, says, work
 
 from runhold import Agent, RunContext, ask_person, tool
-from runhold.agents import Approval
+from runhold.agents import Approval, Effect
+from runhold.loop.journal import Journal
+from runhold.loop.ports import Entry, Result, Step, ToolCall, Usage
 from runhold.testing.chaos.patience import eventually
 
 sent: list[tuple[str, int]] = []
@@ -143,6 +146,93 @@ async def test_an_operators_gate_holds_for_a_call_that_is_to_be_repeated() -> No
     assert (row.status, row.call().status, sent) == ("awaiting_review", "awaiting_review", [])
     row.decide("approved")
     await work(row, paying(approval=False, effect="idempotent"), ScriptedModel(says("Done.")))
+    assert sent == [("bo", 5)]
+
+
+def called(tool: str, position: int, effect: Effect) -> ToolCall:
+    return ToolCall(
+        step_number=1,
+        position=position,
+        call_id=f"c{position}",
+        tool_name=tool,
+        input={},
+        effect=effect,
+        status="running",
+    )
+
+
+def decided(number: int) -> Step:
+    usage = Usage(input_tokens=1, output_tokens=1)
+    return Step(step_number=number, definition_id=UUID(int=1), message={"role": "assistant"}, usage=usage)
+
+
+async def test_a_gate_that_the_worker_has_not_heard_of_holds() -> None:
+    """The database puts the call to a person; what it says of the others stands."""
+    row = Row()
+    agent = paying(approval=False)
+    model = ScriptedModel(asks(PAY, ("find", {"query": "x"}), ("pay", {"to": "al", "amount": 6})))
+    worker = Worker(row, agent, model, progress=(progress := Progress()))
+    row.approval_tools = ["pay"]
+    outcome = await worker.go()
+    assert outcome.kind == row.status == "awaiting_review"
+    assert sent == [("x", 0)], "the read ran"
+    assert [call.status for call in row.calls.values()] == ["awaiting_review", "succeeded", "awaiting_review"]
+    told = [payload["status"] for event, payload in progress.events if event == "tool"]
+    assert sorted(told) == ["awaiting_review", "awaiting_review", "running", "succeeded"]
+    row.decide("approved")
+    row.decide("approved")
+    await work(row, agent, ScriptedModel(says("Done.")))
+    assert sorted(sent) == [("al", 6), ("bo", 5), ("x", 0)]
+
+
+async def test_what_was_written_after_a_gated_call_is_not_forgotten() -> None:
+    """The database's answer about the call is older than the result of the read beside it."""
+    row = Row()
+    run = row.claim()
+    log = Log(row, run.fence)
+    journal = Journal(run, log, Signals(row), FakeClock())
+    row.approval_tools = ["pay"]
+    log.hold = True
+    calls = [called("pay", 0, "unsafe"), called("find", 1, "read")]
+    journal.append(Entry(step=decided(1), calls=calls))
+    journal.append(Entry(results=[Result(step_number=1, position=1, status="succeeded", output="x")]))
+    log.release()
+    await journal.confirm_steps()
+    assert [call.status for call in journal.calls] == ["awaiting_review", "succeeded"]
+    assert [review.status for review in journal.reviews_of(calls[0])] == ["pending"]
+    journal.close()
+
+
+async def test_a_run_follows_what_its_worker_hears() -> None:
+    row = Row()
+    worker = Worker(row, paying(approval=False), ScriptedModel(asks(("find", {"query": "x"}))))
+    worker.signals.approval_tools = ["find"]
+    assert (await worker.go()).kind == "awaiting_review"
+    assert sent == [], "not even a read"
+    assert row.summaries == ['find(query="x")'], "the loop itself asked"
+
+
+async def test_a_gate_that_was_opened_again_is_followed_too() -> None:
+    row = Row(approval_tools=["pay"])
+    worker = Worker(row, paying(approval=False), ScriptedModel(asks(PAY), says("Done.")))
+    row.approval_tools = worker.signals.approval_tools = []
+    assert (await worker.go()).kind == "completed"
+    assert sent == [("bo", 5)]
+
+
+async def test_a_gate_that_the_worker_has_not_heard_of_holds_for_stored_calls() -> None:
+    row, agent = Row(), paying(approval=False, effect="idempotent")
+    worker = Worker(row, agent, ScriptedModel(asks(PAY)))
+    worker.signals.lease_ok = False
+    worker.start()
+    await eventually(lambda: (1, 0) in row.calls)
+    await worker.crash()
+    worker = Worker(row, agent, ScriptedModel())
+    row.approval_tools = ["pay"]
+    assert (await worker.go()).kind == "awaiting_review"
+    assert (sent, row.summaries) == ([], ["SQL asks about pay"])
+    row.decide("approved")
+    await work(row, agent, ScriptedModel(says("Done.")))
     assert sent == [("bo", 5)]
 
 

@@ -100,11 +100,7 @@ class CallRunner:
             effects = [work for work in works if work.tool.effect != "read"]
             if effects:
                 await self._journal.confirm()
-                obstacle = await self.obstacle()
-                if obstacle is None:
-                    self._launch(running, effects)
-                else:
-                    self._do_not_run(effects, obstacle)
+                await self._launch_effects(running, self._not_gated(effects))
             await self._collect(running)
         finally:
             for task in running:
@@ -114,6 +110,20 @@ class CallRunner:
             raise self._guard.exceeded("total_timeout_s")
         if clock() - began >= HEAR_AFTER_S and not self._journal.cancel_requested:
             await self._journal.confirm()
+
+    async def _launch_effects(self, running: Running, effects: Sequence[Work]) -> None:
+        obstacle = await self.obstacle() if effects else None
+        if obstacle is None:
+            self._launch(running, effects)
+        else:
+            self._do_not_run(effects, obstacle)
+
+    def _not_gated(self, effects: Sequence[Work]) -> list[Work]:
+        """Those whose intents stand. The others wait for a person: an operator gated their tools a moment ago."""
+        for work in effects:
+            if not self._journal.is_to_run(work.call):
+                self.tell(work.call, "awaiting_review")
+        return [work for work in effects if self._journal.is_to_run(work.call)]
 
     async def obstacle(self) -> Obstacle | None:
         """Why no effect may start now, if so. A lease that is about to end gets a moment to be renewed."""

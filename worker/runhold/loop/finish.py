@@ -56,7 +56,6 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
         else:
             if verdict.kind != "continue":
                 return _outcome(journal, ending.transition, verdict)
-            journal.replace_calls(verdict.calls, verdict.reviews)
             return None
     raise StoreError("The database refuses every way to end the run that it asks for.")
 

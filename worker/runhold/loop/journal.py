@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 from uuid import UUID
@@ -171,6 +170,11 @@ class Journal:
         if self.cancel_requested:
             raise cancelled()
 
+    def is_to_run(self, call: ToolCall) -> bool:
+        """Whether the database let the intent of ``call`` stand: it may also have asked a person instead."""
+        known = self._calls.get((call.step_number, call.position))
+        return known is not None and known.status == "running"
+
     def mark_started(self, call: ToolCall, answer: Started) -> ToolCall:
         """The call as the database started it, with the arguments that are to be run."""
         call = replace(
@@ -178,12 +182,6 @@ class Journal:
         )
         self._calls[call.step_number, call.position] = call
         return call
-
-    def replace_calls(self, calls: Iterable[ToolCall], reviews: Sequence[Review]) -> None:
-        """Take the run's present calls and reviews from a verdict ``continue``."""
-        self._calls.update({(call.step_number, call.position): call for call in calls})
-        if reviews:
-            self._reviews = {review.id: review for review in reviews}
 
     # ------------------------------------------------------------------------------------------- details
 
@@ -207,11 +205,21 @@ class Journal:
                 if call.status not in FINAL:
                     self._calls.pop((call.step_number, call.position), None)  # the intent was not stored
             raise stopped(verdict)
+        if verdict.kind == "continue":
+            self._take_present(verdict)
         if verdict.messages:
             delivered = {message for step in self.steps for message in step.delivered}
             self.inbox.update(
                 {message.id: message for message in verdict.messages if message.id not in delivered}
             )
+
+    def _take_present(self, verdict: Verdict) -> None:
+        """The run's calls and reviews as the database has them, and upon them what it has not answered yet."""
+        self._calls.update({(call.step_number, call.position): call for call in verdict.calls})
+        if verdict.reviews:
+            self._reviews = {review.id: review for review in verdict.reviews}
+        for entry, _ in self._unconfirmed:
+            self._apply_to_calls(entry)
 
     def _notice(self, verdict: asyncio.Future[Verdict]) -> None:
         """Called when a verdict is there, maybe in the middle of a long wait."""
@@ -235,6 +243,9 @@ class Journal:
             self.steps.append(entry.step)
             for message in entry.step.delivered:
                 self.inbox.pop(message, None)
+        self._apply_to_calls(entry)
+
+    def _apply_to_calls(self, entry: Entry) -> None:
         for call in entry.calls:
             self._calls[call.step_number, call.position] = call
         for result in entry.results:

@@ -6,14 +6,14 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from runhold.agents import Agent, InvalidArguments, RunContext, Tool
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.execute import Work
-from runhold.loop.ports import CallStatus, JsonObject, OpenReview, ReviewKind, ToolCall
+from runhold.loop.ports import CallStatus, JsonObject, OpenReview, ReviewKind, RunSignals, ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class Planned:
 class Planner:
     """Decides what becomes of the calls that the model asks for."""
 
-    def __init__(self, agent: Agent, approval_tools: Sequence[str], context: ContextFactory) -> None:
+    def __init__(self, agent: Agent, signals: RunSignals, context: ContextFactory) -> None:
         self._agent = agent
-        self._approval_tools = frozenset(approval_tools)
+        self._signals = signals
         self._context = context
 
     async def plan(self, message: JsonObject, step_number: int) -> list[Planned]:
@@ -61,7 +61,7 @@ class Planner:
 
     async def needs_approval(self, work: Work) -> bool:
         """Whether a person must agree to the call first. What can't be decided needs approval."""
-        if work.tool.name in self._approval_tools:
+        if work.tool.name in self._signals.approval_tools:
             return True
         approval = work.tool.approval
         if isinstance(approval, bool):

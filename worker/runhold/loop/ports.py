@@ -6,7 +6,7 @@ claimed run. ``docs/reference/worker-protocol.md`` describes the same records as
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -284,7 +284,8 @@ class Verdict:
     ``ok``: all of it is durable. ``stop``: what happened is durable, intents and transition are not; end the
     run with ``code`` (an error of design §10, or ``CANCELLED``). ``continue``: all but the transition is durable;
     the pause found no open review, or the end came before people were heard: keep the slot and go on with
-    ``calls``, ``reviews`` and ``messages``, which are the run's present ones.
+    ``calls``, ``reviews`` and ``messages``, which are the run's present ones. Also answered when calls that were to run
+    await review instead, because an operator has gated their tools.
     ``fenced``: this run belongs to someone else now: stop without another word.
     """
 
@@ -322,6 +323,11 @@ class RunSignals(Protocol):
     @property
     def leave_because(self) -> ReleaseReason | None:
         """Why the run is to be given back at the end of its step: the worker shuts down, its type was disabled."""
+        ...
+
+    @property
+    def approval_tools(self) -> Collection[str]:
+        """Tools that an operator gated, as the worker heard last: a call of them waits for a person."""
         ...
 
     def may_start_effect(self) -> bool:

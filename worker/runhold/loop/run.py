@@ -77,7 +77,7 @@ async def run_agent(
     :param definition: what ``agent`` was registered as.
     :param definitions: older definitions that the run's steps point to, where known: they sharpen the
         estimate of a request's tokens after a redeploy.
-    :param signals: what the worker knows: cancels, its lease, its shutdown.
+    :param signals: what the worker knows: cancels, gated tools, its lease, its shutdown.
     :param user_client: makes ``ctx.supabase``; None: there is none.
     :param price: what a model call cost; nothing by default.
     :param executor: where tools run that are not ``async``; a small one of the process's own by default.
@@ -89,7 +89,7 @@ async def run_agent(
     guard = Guard(limits, journal, definition.model, price)
     state = RunState(run.state)
     contexts = Contexts(run, state, progress, user_client)
-    planner = Planner(agent, run.approval_tools, contexts)
+    planner = Planner(agent, signals, contexts)
     runner = CallRunner(
         journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from runhold.loop.ports import ReleaseReason, Run
@@ -23,6 +23,8 @@ class Signals:
         self._cancelled = asyncio.Event()
         if run.cancel_requested:
             self._cancelled.set()
+        self.approval_tools: Collection[str] = frozenset(run.approval_tools)
+        """Tools that an operator gated: as the claim said, then as the heartbeats since say."""
         self._agent_type = run.agent_type
         self._leave_because = leave_because
         self.may_start_effect = may_start_effect

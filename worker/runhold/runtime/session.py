@@ -268,7 +268,9 @@ class Session:
         self._listener.expect_probe()
         self._types = {**self._types, **reply.types}
         lost, cancelled = set(reply.lost), set(reply.cancelled)
-        for held in asked:
+        for held in asked:  # held when the heartbeat was sent: what it says is newer than their claims
+            if (settings := reply.types.get(held.run.agent_type)) is not None:
+                held.signals.approval_tools = frozenset(settings.approval_tools)
             if held.run.id in cancelled:
                 held.signals.cancel()
             if held.run.id in lost and not held.log.is_leaving and not held.log.closed:
