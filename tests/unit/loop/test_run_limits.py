@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -103,8 +104,8 @@ async def test_the_agents_own_bound_caps_each_answer() -> None:
     assert "max_completion_tokens" not in model.requests[1]
 
 
-def dear(model: str, usage: Usage) -> float:
-    return (usage.input_tokens + usage.output_tokens) * 0.001
+def dear(model: str, usage: Usage) -> Decimal:
+    return (usage.input_tokens + usage.output_tokens) * Decimal("0.001")
 
 
 async def test_cost_bounds_the_answer_and_then_ends_the_run() -> None:
@@ -115,6 +116,36 @@ async def test_cost_bounds_the_answer_and_then_ends_the_run() -> None:
     assert model.requests[0]["max_completion_tokens"] < 1000
     assert row.steps[0].cost_usd == pytest.approx(0.5)
     assert row.detail["used"] == pytest.approx(0.5)
+
+
+async def test_what_long_inputs_cost_more_bounds_the_answer() -> None:
+    def price(model: str, usage: Usage) -> Decimal:
+        return usage.output_tokens * Decimal("0.001" if usage.input_tokens > 20 else "0.000001")
+
+    model = ScriptedModel(says("Done."))
+    await work(Row(), agent(max_cost_usd=1.0), model, price=price)
+    assert model.requests[0]["max_completion_tokens"] == 1000
+
+
+async def test_a_limit_in_usd_lets_nothing_pass_where_no_price_is_known() -> None:
+    row, model = Row(), ScriptedModel()
+    await work(row, agent(max_cost_usd=1.0), model, price=lambda model, usage: None)
+    assert (row.error, model.requests) == ("MAX_COST_EXCEEDED", [])
+    assert row.detail == {
+        "message": "The limit max_cost_usd = 1.0 can't hold: no price of the model m is known.",
+        "limit": "max_cost_usd",
+        "allowed": 1.0,
+        "used": 0,
+        "reason": "no_price",
+        "model": "m",
+        "step": 1,
+    }
+
+
+async def test_where_no_price_is_known_and_nobody_asks_a_step_costs_nothing() -> None:
+    row = Row()
+    await work(row, agent(), ScriptedModel(says("Done.")), price=lambda model, usage: None)
+    assert (row.status, row.steps[0].cost_usd) == ("completed", 0)
 
 
 async def test_a_step_dearer_than_what_was_left_starts_no_tool() -> None:
@@ -226,8 +257,8 @@ class TestLanding:
         row = Row()
         model = ScriptedModel(*searching(1, usage=(900, 10)), says("Partly.", usage=(10, 5)))
 
-        def price(model: str, usage: Usage) -> float:
-            return usage.input_tokens * 0.001 if usage.input_tokens == 900 else 0.0
+        def price(model: str, usage: Usage) -> Decimal:
+            return usage.input_tokens * Decimal("0.001") if usage.input_tokens == 900 else Decimal(0)
 
         await work(row, agent(max_cost_usd=1.0, on_limit="land"), model, price=price)
         assert row.result["partial"] is True

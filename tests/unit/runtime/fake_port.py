@@ -14,7 +14,15 @@ from fake_database import FakeDatabase, FakeRun  # pyright: ignore[reportMissing
 from runhold.errors import StoreUnavailable, WorkerDead
 from runhold.loop.ports import Definition, Run
 from runhold.store.gateway import WorkerInfo
-from runhold.store.records import Claim, Heartbeat, Notification, Registration, TypeSettings, UnreadableRun
+from runhold.store.records import (
+    Claim,
+    Heartbeat,
+    ModelPrice,
+    Notification,
+    Registration,
+    TypeSettings,
+    UnreadableRun,
+)
 
 
 class FakePort(FakeDatabase):
@@ -31,6 +39,7 @@ class FakePort(FakeDatabase):
         self.definition_ids: dict[str, UUID] = {}
         self.older: dict[UUID, Definition] = {}
         self.types: dict[str, TypeSettings] = {}
+        self.price_rows: list[ModelPrice] = []
         self.pending: list[UUID] = []
         self.inputs: dict[UUID, Any] = {}
         self.details: dict[UUID, dict[str, Any]] = defaultdict(dict)
@@ -156,6 +165,10 @@ class FakePort(FakeDatabase):
     async def definitions(self, ids: Sequence[UUID]) -> list[Definition]:
         self._fail("definitions", list(ids))
         return [self.older[each] for each in ids if each in self.older]
+
+    async def prices(self, models: Sequence[str], *, deadline_s: float) -> list[ModelPrice]:
+        self._fail("prices", list(models))
+        return [row for row in self.price_rows if row.model in models]
 
     async def log(self, worker_id: UUID, execution_id: UUID, fence: int) -> Run:
         self._fail("log", (execution_id, fence))

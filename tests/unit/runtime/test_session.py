@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from runhold.loop import run_agent
 from runhold.loop.ports import Definition, Step, Usage
 from runhold.models.breaker import FAILURES_TO_OPEN, Breaker
 from runhold.models.inprocess import FunctionModel
+from runhold.models.prices import Prices
 from runhold.models.script import Hang
 from runhold.runtime import claims, registration, runs, watchdog
 from runhold.runtime.config import WorkerConfig
@@ -25,7 +27,7 @@ from runhold.runtime.runs import Equipment
 from runhold.runtime.session import Session
 from runhold.runtime.side_tasks import SideTaskDied
 from runhold.store import client
-from runhold.store.records import TypeSettings
+from runhold.store.records import ModelPrice, TypeSettings
 from runhold.testing import call, fault, say
 from runhold.testing.chaos.patience import eventually
 
@@ -37,6 +39,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.port = FakePort(lease_ms=round(LEASE_S * 1000))
+        self.prices = Prices()
         self.stop = asyncio.Event()
         self.holding = asyncio.Event()
         self.go = asyncio.Event()
@@ -84,7 +87,7 @@ class Bench:
             agents={"t": self.agent},
             model=Breaker(FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False)),
             executor=None,  # type: ignore[arg-type]
-            price=lambda model, usage: 0,
+            prices=self.prices,
             user_client=None,  # type: ignore[arg-type]
             progress=lambda _: None,
         )
@@ -101,6 +104,25 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.001)
     monkeypatch.setattr(claims, "RETRY_S", 0.01)
     return Bench()
+
+
+async def test_prices_are_known_before_the_first_claim(bench: Bench) -> None:
+    price = Decimal(7)
+    bench.port.price_rows = [ModelPrice(model="m", input_usd=price, cached_input_usd=price, output_usd=price)]
+    known: list[object] = []
+    bench.port.on_claim = lambda: known.append(bench.prices.price("m"))
+    _, task = await bench.start()
+    await eventually(lambda: known)
+    assert known[0] is not None
+    await wound_up(bench, task)
+
+
+async def test_prices_that_cannot_be_read_keep_nobody_from_work(bench: Bench) -> None:
+    bench.port.always_failing["prices"] = StoreUnavailable("away")
+    run = bench.port.submit()
+    _, task = await bench.start()
+    await eventually(lambda: bench.port.run(run).status == "completed")
+    await wound_up(bench, task)
 
 
 async def wound_up(bench: Bench, task: asyncio.Task[str]) -> str:

@@ -11,6 +11,7 @@ from runhold.agents import Limits
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.canonical import clean, clean_text
 from runhold.loop.conversation import LANDING, STREAM, Conversation, estimate_tokens
+from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, failed
 from runhold.loop.guard import Allowance, Guard
 from runhold.loop.journal import Journal
@@ -21,7 +22,6 @@ from runhold.loop.ports import (
     Definition,
     JsonObject,
     ModelReply,
-    PriceFunction,
     ProgressSink,
     Step,
     Usage,
@@ -49,7 +49,7 @@ class Asker:
         guard: Guard,
         limits: Limits,
         clock: Clock,
-        price: PriceFunction,
+        cost: ModelCost,
         progress: ProgressSink | None,
     ) -> None:
         self._definition = definition
@@ -59,7 +59,7 @@ class Asker:
         self._guard = guard
         self._limits = limits
         self._clock = clock
-        self._price = price
+        self._cost = cost
         self._progress = progress
         # servers that only know the older name get the bound under it
         self._bound = "max_tokens" if "max_tokens" in definition.params else "max_completion_tokens"
@@ -99,7 +99,7 @@ class Asker:
             request_params=params,
             finish_reason=reply.finish_reason,
             usage=usage,
-            cost_usd=float(self._price(self._definition.model, usage)),
+            cost_usd=float(self._cost.of(usage) or 0),
             latency_ms=round(seconds * 1000),
             delivered=injected.delivered,
         )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from runhold.agents import Limits
+from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, ErrorCode, failed
 from runhold.loop.journal import Journal
-from runhold.loop.ports import Entry, PriceFunction, Usage
+from runhold.loop.ports import Entry, Usage
 
 LANDING_AT: Final = 0.9
 """The share of a limit after which a run with ``on_limit="land"`` makes its last call."""
@@ -43,11 +45,10 @@ class Allowance:
 class Guard:
     """Measures a run's log against its limits."""
 
-    def __init__(self, limits: Limits, journal: Journal, model: str, price: PriceFunction) -> None:
+    def __init__(self, limits: Limits, journal: Journal, cost: ModelCost) -> None:
         self._limits = limits
         self._journal = journal
-        self._model = model
-        self._price = price
+        self._cost = cost
 
     @property
     def seconds_left(self) -> float:
@@ -123,15 +124,25 @@ class Guard:
         }
 
     def _affordable_output_tokens(self, input_tokens: int) -> float:
+        """:raises Ending: no price of the model is known: a limit that can't hold lets nothing pass."""
         limit = self._limits.max_cost_usd
         if limit is None:
             return math.inf
-        left = limit - self._journal.cost_usd
-        left -= float(self._price(self._model, Usage(input_tokens=input_tokens, output_tokens=0)))
-        million = float(self._price(self._model, Usage(input_tokens=0, output_tokens=1_000_000)))
-        if million > 0:
-            return left / million * 1_000_000
-        return math.inf if left >= 0 else 0
+        left = Decimal(str(limit)) - Decimal(str(self._journal.cost_usd))
+        tokens = self._cost.output_tokens_for(left, input_tokens)
+        if tokens is None:
+            model, step = self._cost.model, self._journal.step_number + 1
+            raise failed(
+                "MAX_COST_EXCEEDED",
+                f"The limit max_cost_usd = {limit} can't hold: no price of the model {model} is known.",
+                limit="max_cost_usd",
+                allowed=limit,
+                used=self._used()["max_cost_usd"],
+                reason="no_price",
+                model=model,
+                step=step,
+            )
+        return tokens
 
     def _nearly_used_up(self, input_tokens: int) -> str | None:
         """The first limit of which the next call would be the last that is safe to make."""

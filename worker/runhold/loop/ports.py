@@ -369,8 +369,9 @@ class Clock(Protocol):
         ...
 
 
-PriceFunction = Callable[[str, Usage], Decimal | float]
-"""(model, usage) → US dollars; 0 for a model without a price. Linear in the tokens."""
+PriceFunction = Callable[[str, Usage], Decimal | None]
+"""(model, usage) → US dollars; None for a model of which no price is known. With the same input, linear in the tokens
+of the answer."""
 
 
 UserClientFactory = Callable[[UUID, "str | None"], "AsyncClient"]

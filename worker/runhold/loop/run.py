@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from decimal import Decimal
 from functools import cache
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from runhold.loop.calls import CallRunner
 from runhold.loop.clock import SystemClock
 from runhold.loop.contexts import Contexts
 from runhold.loop.conversation import LANDING, Conversation
+from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, Fenced, Outcome, completed, failed, released
 from runhold.loop.finish import finish, internal_error
 from runhold.loop.guard import Guard
@@ -48,9 +50,9 @@ from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
 
 
-def free_of_charge(model: str, usage: Usage) -> float:
-    """The price where none is known."""
-    return 0.0
+def free_of_charge(model: str, usage: Usage) -> Decimal:
+    """The price where nobody asks for one."""
+    return Decimal(0)
 
 
 async def run_agent(
@@ -79,14 +81,15 @@ async def run_agent(
         estimate of a request's tokens after a redeploy.
     :param signals: what the worker knows: cancels, gated tools, its lease, its shutdown.
     :param user_client: makes ``ctx.supabase``; None: there is none.
-    :param price: what a model call cost; nothing by default.
+    :param price: what a model call costs, if that is known; nothing by default.
     :param executor: where tools run that are not ``async``; a small one of the process's own by default.
     :raises StoreError: the database refuses to store that the run failed.
     """
     clock = clock or SystemClock()
     journal = Journal(run, log, signals, clock)
     limits = agent.limits.tightened(run.limits)
-    guard = Guard(limits, journal, definition.model, price)
+    cost = ModelCost(definition.model, price)
+    guard = Guard(limits, journal, cost)
     state = RunState(run.state)
     contexts = Contexts(run, state, progress, user_client)
     planner = Planner(agent, signals, contexts)
@@ -102,7 +105,7 @@ async def run_agent(
         guard=guard,
         limits=limits,
         clock=clock,
-        price=price,
+        cost=cost,
         progress=progress,
     )
     thinker = Thinker(

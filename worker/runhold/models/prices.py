@@ -1,108 +1,73 @@
-"""What a model call costs, from the tokens that it used."""
+"""What a model call costs: by the project's own prices, else by the list."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import ROUND_HALF_UP, Decimal
-from typing import Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import NamedTuple
 
 from runhold.loop.ports import Usage
-
-_MILLION: Final = Decimal(1_000_000)
-_MICRO_DOLLAR: Final = Decimal("0.000001")
-"""``cost_usd`` is ``numeric(14,6)`` in the database, which rounds half away from zero as we do."""
+from runhold.models.list_prices import ListPrices
+from runhold.models.price import Price
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Price:
-    """USD per million tokens; a row of ``model_prices``.
+class Since(NamedTuple):
+    """A price from a time on (None: always); a row of ``model_prices``."""
 
-    :ivar cached_input_usd: of input that the provider had in its cache.
-    """
-
-    input_usd: Decimal
-    cached_input_usd: Decimal
-    output_usd: Decimal
-
-    def __post_init__(self) -> None:
-        for name in ("input_usd", "cached_input_usd", "output_usd"):
-            value = getattr(self, name)
-            if not isinstance(value, Decimal) or not value.is_finite() or value < 0:
-                raise ValueError(f"{name} must be a Decimal of zero or more, not {value!r}")
+    valid_from: datetime | None
+    price: Price
 
 
-class Cost(NamedTuple):
-    """What a call costs.
-
-    :ivar usd: rounded to 6 places.
-    :ivar known: false if nobody told the model's price; ``usd`` is then 0, and cost limits do not hold.
-    """
-
-    usd: Decimal
-    known: bool
+OwnPrices = Mapping[str, Sequence[Since]]
+"""Model → its prices, in any order."""
 
 
 class Prices:
-    """Prices by model name: those given, over the built-in ones of OpenAI's common models."""
+    """Prices by model name: the project's own where it has any, else the list's."""
 
-    def __init__(self, prices: Mapping[str, Price] | None = None) -> None:
+    def __init__(
+        self,
+        own: OwnPrices | None = None,
+        *,
+        base_url: str | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """
-        :param prices: wins over the built-in table, name by name. A dated name that is not listed, such as
-            ``gpt-5-mini-2025-08-07``, costs what the name without its date does.
+        :param own: see :meth:`take`.
+        :param base_url: of the API that is called: which provider's list counts.
         """
-        self._prices = BUILT_IN | dict(prices or {})
+        self._own: OwnPrices = {}
+        self._list = ListPrices(base_url)
+        self._now = now
+        self.take(own or {})
 
-    def price(self, model: str) -> Price | None:
-        """The price of ``model``, or None if it is not known."""
-        return self._prices.get(model) or self._prices.get(_undated(model))
+    def take(self, own: OwnPrices) -> None:
+        """Take ``own`` instead of the own prices that were known. Of those whose time has come the newest counts;
+        a model of which none counts (yet) has the list's price."""
+        self._own = {model: sorted(prices, key=_starts_last) for model, prices in own.items()}
 
-    def cost(self, model: str, usage: Usage) -> Cost:
-        """What ``usage`` of ``model`` costs."""
-        price = self.price(model)
-        if price is None:
-            return Cost(Decimal(0), known=False)
-        cached = min(usage.cached_tokens, usage.input_tokens)
-        usd = (
-            (usage.input_tokens - cached) * price.input_usd
-            + cached * price.cached_input_usd
-            + usage.output_tokens * price.output_usd
-        ) / _MILLION
-        return Cost(usd.quantize(_MICRO_DOLLAR, ROUND_HALF_UP), known=True)
+    def cost(self, model: str, usage: Usage) -> Decimal | None:
+        """What ``usage`` of ``model`` costs in USD, rounded to 6 places; None if nobody told its price."""
+        price = self.price(model, input_tokens=usage.input_tokens)
+        return None if price is None else price.of(usage)
+
+    def price(self, model: str, *, input_tokens: int = 0) -> Price | None:
+        """The price now of a call of ``model`` with ``input_tokens`` tokens of input, or None if it is not known."""
+        now = self._now()
+        for name in names_of(model):
+            for since in self._own.get(name, ()):
+                if since.valid_from is None or since.valid_from <= now:
+                    return since.price
+        return self._list.price(model, input_tokens=input_tokens, at=now)
 
 
-def _undated(model: str) -> str:
-    """``name-2025-08-07`` → ``name``."""
+def names_of(model: str) -> tuple[str, ...]:
+    """The names under which a price of ``model`` may stand: its own and, of ``name-2025-08-07``, ``name``."""
     name, *date = model.rsplit("-", 3)
     is_date = [len(part) for part in date] == [4, 2, 2] and all(part.isdecimal() for part in date)
-    return name if is_date else model
+    return (model, name) if is_date else (model,)
 
 
-def _price(input_usd: str, cached_input_usd: str, output_usd: str) -> Price:
-    return Price(
-        input_usd=Decimal(input_usd),
-        cached_input_usd=Decimal(cached_input_usd),
-        output_usd=Decimal(output_usd),
-    )
-
-
-BUILT_IN: Final[dict[str, Price]] = {
-    # List prices of the standard tier, as in genai-prices 0.2.3. The last two cost more from 272 000 input
-    # tokens on, five times the default budget of a whole run.
-    "gpt-4.1": _price("2", "0.5", "8"),
-    "gpt-4.1-mini": _price("0.4", "0.1", "1.6"),
-    "gpt-4.1-nano": _price("0.1", "0.025", "0.4"),
-    "gpt-4o": _price("2.5", "1.25", "10"),
-    "gpt-4o-mini": _price("0.15", "0.075", "0.6"),
-    "o3": _price("2", "0.5", "8"),
-    "o4-mini": _price("1.1", "0.275", "4.4"),
-    "gpt-5": _price("1.25", "0.125", "10"),
-    "gpt-5-mini": _price("0.25", "0.025", "2"),
-    "gpt-5-nano": _price("0.05", "0.005", "0.4"),
-    "gpt-5.1": _price("1.25", "0.125", "10"),
-    "gpt-5.2": _price("1.75", "0.175", "14"),
-    "gpt-5.4-nano": _price("0.2", "0.02", "1.25"),
-    "gpt-5.4-mini": _price("0.75", "0.075", "4.5"),
-    "gpt-5.4": _price("2.5", "0.25", "15"),
-    "gpt-5.5": _price("5", "0.5", "30"),
-}
+def _starts_last(since: Since) -> float:
+    return float("inf") if since.valid_from is None else -since.valid_from.timestamp()

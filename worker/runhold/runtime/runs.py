@@ -19,13 +19,13 @@ from runhold.loop.ports import (
     ChatModel,
     Definition,
     Entry,
-    PriceFunction,
     ProgressSink,
     ReleaseReason,
     Run,
     Transition,
     UserClientFactory,
 )
+from runhold.models.prices import Prices
 from runhold.runtime.held import HeldRun, HeldRuns, Signals
 from runhold.store.group_commit import GroupCommit
 from runhold.store.records import Claim, UnreadableRun
@@ -56,7 +56,7 @@ class Equipment:
     agents: Mapping[str, Agent]
     model: ChatModel
     executor: Executor
-    price: PriceFunction
+    prices: Prices
     user_client: UserClientFactory
     progress: Callable[[UUID], ProgressSink | None]
 
@@ -154,7 +154,7 @@ class Runs:
             definitions=await self._definitions_of(run),
             progress=equipment.progress(run.id),
             user_client=equipment.user_client,
-            price=equipment.price,
+            price=equipment.prices.cost,
             executor=equipment.executor,
         )
 

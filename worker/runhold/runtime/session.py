@@ -21,7 +21,8 @@ from runhold.runtime.claims import Claimer, ClaimPort
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import HeartbeatPort, HeartbeatThread
 from runhold.runtime.held import HeldRun, HeldRuns
-from runhold.runtime.notifications import NotificationPort, Notifier, is_loopback
+from runhold.runtime.notifications import NotificationPort, Notifier
+from runhold.runtime.price_list import PriceList, PricePort
 from runhold.runtime.registration import Registered
 from runhold.runtime.runs import Equipment, Runs, RunsPort
 from runhold.runtime.side_tasks import SideTaskDied, SideTasks
@@ -47,7 +48,7 @@ GOODBYE_S: Final = 3.0
 End = Literal["stopped", "dead"]
 
 
-class SessionPort(ClaimPort, RecordPort, RunsPort, NotificationPort, Protocol):
+class SessionPort(ClaimPort, RecordPort, RunsPort, NotificationPort, PricePort, Protocol):
     """The calls of a session. ``Gateway`` has them."""
 
     async def release(
@@ -126,12 +127,8 @@ class Session:
             on_reply=self._on_heartbeat,
             on_dead=self._dead.set,
         )
-        self._notifier = Notifier(
-            port,
-            worker_id,
-            secrets=config.webhook_secrets,
-            development=is_loopback(urlsplit(config.url).hostname or ""),
-        )
+        self._notifier = Notifier(port, worker_id, channels_of(config))
+        self._price_list = PriceList(port, equipment.prices, equipment.agents.values())
         self._wakes = WakeReport(self._listener, self._claimer)
         self._watchdog = Watchdog(self._held, equipment.agents, self._give_back_stuck)
 
@@ -150,14 +147,16 @@ class Session:
         if self._config.realtime:
             side.start("realtime listener", self._listener.run())
             side.start("wake report", self._wakes.run())
-        side.start("claimer", self._claimer.run())
-        logger.info(
-            "worker ready: %d slots for %s",
-            self._config.capacity,
-            ", ".join(sorted(self._agent_types)),
-            extra={"worker_id": str(self.worker_id), "action": "ready"},
-        )
         try:
+            await self._price_list.read()  # before anything is spent
+            side.start("price list", self._price_list.run())
+            side.start("claimer", self._claimer.run())
+            logger.info(
+                "worker ready: %d slots for %s",
+                self._config.capacity,
+                ", ".join(sorted(self._agent_types)),
+                extra={"worker_id": str(self.worker_id), "action": "ready"},
+            )
             end = await self._until_end(stop, side)
             if end == "stopped":
                 await self._wind_up(side)

@@ -119,7 +119,7 @@ async def _equipment(
     users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
     own_model = OpenAIChatModel.from_env() if model is None else None
     breaker = Breaker(model or own_model)  # pyright: ignore[reportArgumentType]
-    prices = Prices()
+    prices = Prices(base_url=own_model.base_url if own_model else None)
     executor = DaemonThreads(config.capacity, name="runhold-tool")
     http = httpx.AsyncClient(
         verify=tls_context(config.url), limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS)
@@ -131,7 +131,7 @@ async def _equipment(
             agents=by_type,
             model=breaker,
             executor=executor,
-            price=lambda name, usage: prices.cost(name, usage).usd,
+            prices=prices,
             user_client=users,
             progress=progress.sink if progress else lambda _: None,
         )

@@ -13,12 +13,14 @@ from runhold.store.client import Rpc, connect
 from runhold.store.records import (
     Claim,
     Heartbeat,
+    ModelPrice,
     Notification,
     Registration,
     read_claim,
     read_definitions,
     read_heartbeat,
     read_notifications,
+    read_prices,
     read_registration,
     read_run,
 )
@@ -157,6 +159,12 @@ class Gateway:
         """Older definitions by id: what agents were when steps were decided."""
         answer = await self._rpc.call("agent_worker_definitions", {"ids": ids}, deadline_s=deadline_s)
         return read_definitions(answer)
+
+    async def prices(self, models: Sequence[str], *, deadline_s: float = CALL_TIMEOUT_S) -> list[ModelPrice]:
+        """What operators entered as prices of ``models``: those in force, and those ahead."""
+        return read_prices(
+            await self._rpc.call("agent_worker_prices", {"models": models}, deadline_s=deadline_s)
+        )
 
     async def log(
         self, worker_id: UUID, execution_id: UUID, fence: int, *, deadline_s: float = CALL_TIMEOUT_S

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
@@ -74,6 +75,20 @@ class Notification:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """The answer to ``agent_worker_heartbeat``.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPrice:
+    """A row of ``model_prices``: USD per million tokens.
+
+    :ivar valid_from: None: always.
+    """
+
+    model: str
+    valid_from: datetime | None = None
+    input_usd: Decimal
+    cached_input_usd: Decimal
+    output_usd: Decimal
+
+
 
     :ivar lease_ms: length of the renewed lease in milliseconds, counted from *sending* the request.
     :ivar cancelled: runs of ours whose cancellation was requested.
@@ -124,6 +139,7 @@ _calls: Final = TypeAdapter(list[ToolCall])
 _reviews: Final = TypeAdapter(list[Review])
 _messages: Final = TypeAdapter(list[PersonMessage])
 _started: Final = TypeAdapter(list[Started])
+_prices: Final = TypeAdapter(list[ModelPrice])
 _run: Final = TypeAdapter(Run)
 _time: Final = TypeAdapter(datetime | None)
 _uuid: Final = TypeAdapter(UUID)
@@ -151,6 +167,11 @@ def read_notifications(answer: Any) -> list[Notification]:
 def read_definitions(answer: Any) -> list[Definition]:
     """Validate the answer of ``agent_worker_definitions``."""
     return _validated(_definitions, answer or [], "agent_worker_definitions")
+
+
+def read_prices(answer: Any) -> list[ModelPrice]:
+    """Validate the answer of ``agent_worker_prices``."""
+    return _validated(_prices, answer or [], "agent_worker_prices")
 
 
 def read_claim(answer: Any) -> Claim:
