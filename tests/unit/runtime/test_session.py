@@ -335,6 +335,24 @@ async def test_runs_of_a_type_that_was_switched_off_go_back_at_the_end_of_a_step
     await wound_up(bench, task)
 
 
+async def test_a_running_run_follows_what_an_operator_gates_and_opens_again(bench: Bench) -> None:
+    bench.script = lambda messages, tools: say("done") if len(messages) > 5 else call("hold", {})
+    bench.port.types["t"] = TypeSettings(approval_tools=["look"])
+    run_id = bench.port.submit()
+    made, task = await bench.start()
+    await eventually(bench.holding.is_set)
+    held = made._held.get(run_id)  # pyright: ignore[reportPrivateUsage]
+    assert held is not None
+    await eventually(lambda: "look" in held.signals.approval_tools)
+    bench.port.types["t"] = TypeSettings(approval_tools=["hold"])
+    await eventually(lambda: set(held.signals.approval_tools) == {"hold"})
+    bench.go.set()
+    await eventually(lambda: any("reviews" in entry for entry in bench.port.run(run_id).entries))
+    asked = next(entry for entry in bench.port.run(run_id).entries if "reviews" in entry)
+    assert [each["status"] for each in asked["calls"]] == ["awaiting_review"]
+    await wound_up(bench, task)
+
+
 async def test_a_run_whose_task_raises_is_given_back_for_later(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
