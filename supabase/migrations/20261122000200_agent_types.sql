@@ -74,6 +74,7 @@ create table public.agent_types (
   max_concurrent integer check (max_concurrent >= 0),
   max_concurrent_per_user integer check (max_concurrent_per_user > 0),
   max_attempts integer check (max_attempts > 0),
+  on_budget text not null default 'fail' check (on_budget in ('fail', 'wait')),
   review_ttl interval check (review_ttl > interval '0'),
   review_on_expiry text not null default 'reject' check (review_on_expiry in ('reject', 'fail', 'escalate')),
   escalation_ttl interval check (escalation_ttl > interval '0'),
@@ -89,6 +90,8 @@ create table public.agent_types (
 comment on column public.agent_types.enabled is 'The kill switch: false refuses new runs and stops claims.';
 comment on column public.agent_types.approval_tools is 'Tools that need a person, whatever the code says.';
 comment on column public.agent_types.limits is 'Tightens the definition''s limits; can never widen them.';
+comment on column public.agent_types.on_budget is
+  'What a run does whose budget is used up: fail (BUDGET_EXCEEDED), or wait for the next period.';
 comment on column public.agent_types.escalation_ttl is
   'How long operators have for a review that was handed over to them; then it is rejected. Null: no limit.';
 comment on column public.agent_types.notify is
@@ -157,7 +160,7 @@ revoke all on public.agent_types, public.agent_definitions from public, anon, au
 
 grant select (name, description, input_schema, enabled) on public.agent_types to authenticated;
 grant select on public.agent_types, public.agent_definitions to service_role;
-grant update (enabled, approval_tools, limits, max_concurrent, max_concurrent_per_user, max_attempts, review_ttl,
+grant update (enabled, approval_tools, limits, max_concurrent, max_concurrent_per_user, max_attempts, on_budget, review_ttl,
               review_on_expiry, escalation_ttl, approvals_needed, allow_self_review, notify) on public.agent_types to service_role;
 
 create policy "signed-in users see which agents exist" on public.agent_types

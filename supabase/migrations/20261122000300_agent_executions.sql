@@ -48,6 +48,7 @@ create table public.agent_executions (
   cost_usd numeric(14, 6) not null default 0,
   reserved_tokens integer not null default 0,
   reserved_usd numeric(14, 6) not null default 0,
+  reserved_in bigint[],
   tool_call_count integer not null default 0,
   tool_error_count integer not null default 0,
   review_count integer not null default 0,
@@ -55,6 +56,7 @@ create table public.agent_executions (
   constraint valid_status check (status in ('pending', 'running', 'completed', 'failed', 'cancelled', 'awaiting_review')),
   constraint worker_set_iff_running check ((worker_id is not null) = (status = 'running')),
   constraint completed_at_set_iff_final check ((completed_at is not null) = (status in ('completed', 'failed', 'cancelled'))),
+  constraint reserved_only_while_running check ((reserved_in is null and reserved_tokens = 0 and reserved_usd = 0) or status = 'running'),
   constraint error_set_iff_failed check ((error is not null) = (status = 'failed')),
   constraint result_only_if_completed check (result is null or status = 'completed'),
   constraint input_is_an_object check (jsonb_typeof(input_data) = 'object'),
@@ -86,6 +88,8 @@ comment on column public.agent_executions.tool_error_count is
   'Of tool_call_count: those that failed by themselves; not what the run''s end cut off, a person refused, or nobody knows of.';
 comment on column public.agent_executions.review_count is 'Questions ever put to people about this run, whoever opened them.';
 comment on column public.agent_executions.outage_since is 'First release for a model outage since the last step.';
+comment on column public.agent_executions.reserved_in is
+  'The rows of agent_usage in which reserved_tokens and reserved_usd are set aside for the model call under way.';
 comment on column public.agent_executions.active_ms is 'Time worked on: neither queued nor waiting for people. Milliseconds.';
 
 -- One index per question, and none that mentions a column that every step changes (those updates stay HOT).
@@ -94,6 +98,8 @@ create index agent_executions_claimable_idx on public.agent_executions (agent_ty
 create index agent_executions_queued_users_idx on public.agent_executions (agent_type, user_id, priority desc, created_at, id)
   where status = 'pending' and wake_at is null;
 create index agent_executions_due_idx on public.agent_executions (agent_type, wake_at) where status = 'pending' and wake_at is not null;
+create index agent_executions_waiting_for_budget_idx on public.agent_executions (wake_at)
+  where status = 'pending' and wake_at is not null and error_detail ->> 'waiting_for' = 'budget';
 create index agent_executions_running_idx on public.agent_executions (worker_id) where status = 'running';
 create index agent_executions_in_flight_idx on public.agent_executions (agent_type, user_id) where status = 'running';
 create index agent_executions_awaiting_review_idx on public.agent_executions (id) where status = 'awaiting_review';

@@ -66,7 +66,8 @@ begin
     'approval_tools', (select to_jsonb(t.approval_tools) from public.agent_types t where t.name = p_execution.agent_type),
     'outage_since', p_execution.outage_since, 'resumed_after_step', p_execution.resumed_after_step,
     'steps', runhold.steps_json(p_execution.id), 'calls', runhold.calls_json(p_execution.id),
-    'reviews', runhold.reviews_json(p_execution.id), 'messages', runhold.messages_json(p_execution.id));
+    'reviews', runhold.reviews_json(p_execution.id), 'messages', runhold.messages_json(p_execution.id))
+    || case when runhold.is_budgeted(p_execution) then '{"budgeted": true}'::jsonb else '{}' end;
 end;
 $$;
 
@@ -276,7 +277,7 @@ begin
     update public.agent_workers w set claim_seq = p_seq where w.id = p_worker_id;
     update public.agent_executions x
     set status = 'running', worker_id = p_worker_id, fence = x.fence + 1, claim_seq = p_seq, recorded_seq = 0,
-        attempt = x.attempt + 1, wake_at = null, started_at = coalesce(x.started_at, runhold.now())
+        attempt = x.attempt + 1, wake_at = null, error_detail = null, started_at = coalesce(x.started_at, runhold.now())
     where x.id = any (v_ids);
   end if;
 

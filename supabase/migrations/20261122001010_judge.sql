@@ -12,7 +12,12 @@ create type runhold.judged_entry as (
   attempt integer,
   cancel_requested boolean,
   paused boolean,
-  started jsonb
+  started jsonb,
+  budgeted boolean,      -- does a budget count for the run?
+  reserved jsonb,        -- the answer to "reserve"
+  reserved_in bigint[],  -- what the run has set aside in budgets; after settling: what it has from now on
+  reserved_tokens integer,
+  reserved_usd numeric
 );
 
 create function runhold.check_entries(p_entries jsonb) returns void
@@ -131,7 +136,8 @@ begin
     )
     select (j.nth, j.execution_id, j.seq, j.body, case when j.stop is null then j.verdict else 'stop' end,
             j.stop ->> 'code', j.stop -> 'detail', (j.run).user_id, (j.run).attempt, (j.run).cancel_requested_at is not null,
-            coalesce(j.body -> 'transition' ->> 'to' = 'awaiting_review', false), null)::runhold.judged_entry
+            coalesce(j.body -> 'transition' ->> 'to' = 'awaiting_review', false), null, null, null,
+            (j.run).reserved_in, (j.run).reserved_tokens, (j.run).reserved_usd)::runhold.judged_entry
     from judged j order by j.nth);
 end;
 $$;

@@ -2,7 +2,8 @@
 --
 -- 1. lock the runs, skipping those that others hold, and judge each entry: apply, duplicate, fenced, busy, gap
 -- 2. for those that apply: may it go on, or was a limit passed or a cancel requested (stop)?
--- 3. store: steps, calls, results, reviews, starts; then the run's counters and its transition, in one update
+-- 3. store: steps, calls, results, reviews, starts
+-- 4. settle with the budgets; then the run's counters and its transition, in one update
 --
 -- What happened is stored whatever the verdict; intents and pauses are not, once it is stop.
 
@@ -31,7 +32,7 @@ begin
     select e.execution_id, e.seq, e.body -> 'transition' as transition,
            coalesce((e.body ->> 'active_ms')::bigint, 0) as active_ms,
            case when e.verdict <> 'late' then e.body -> 'state' end as state, e.verdict <> 'late' as here,
-           e.body -> 'transition' ->> 'reason' as reason, counted.it as counted,
+           e.body -> 'transition' ->> 'reason' as reason, counted.it as counted, e.reserved_in, e.reserved_tokens, e.reserved_usd,
            least(coalesce((e.body -> 'transition' ->> 'delay_ms')::bigint, 0), 2592000000) as delay_ms,  -- at most 30 days
            case
              when e.verdict <> 'ok' then null  -- stop and continue keep the run where it is, late where it ended
@@ -72,6 +73,9 @@ begin
       output_tokens = x.output_tokens + u.output_tokens,
       cached_tokens = x.cached_tokens + u.cached_tokens,
       cost_usd = x.cost_usd + u.cost_usd,
+      reserved_in = u.reserved_in,
+      reserved_tokens = u.reserved_tokens,
+      reserved_usd = u.reserved_usd,
       tool_call_count = x.tool_call_count + u.calls,
       tool_error_count = coalesce(u.failed, x.tool_error_count),
       active_ms = x.active_ms + u.active_ms,
@@ -89,7 +93,7 @@ begin
         when u.target = 'cancelled' then runhold.compact(
           coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || runhold.cancel_detail(x) || jsonb_build_object(
             'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error'))
-        when u.target in ('failed', 'completed') then nullif(u.transition -> 'detail', 'null')
+        when u.target in ('failed', 'completed', 'pending') then nullif(u.transition -> 'detail', 'null')
         when u.target is null then x.error_detail end
   from u where x.id = u.execution_id;
 
@@ -148,6 +152,7 @@ begin
       p_entries[i].verdict := 'continue';
     end if;
   end loop;
+  p_entries := runhold.settle(p_entries);
   perform runhold.move_on(p_entries);
   for i in 1 .. cardinality(p_entries) loop
     if p_entries[i].verdict in ('duplicate', 'late') then
@@ -167,6 +172,7 @@ begin
       'execution', e.execution_id, 'seq', e.seq,
       'verdict', case when e.verdict in ('duplicate', 'late') then 'ok' else e.verdict end,
       'code', e.code, 'detail', e.detail, 'cancel_requested', e.cancel_requested, 'started', e.started,
+      'reserved', e.reserved, 'budgeted', case when e.budgeted and e.verdict in ('ok', 'continue', 'duplicate') then true end,
       'calls', case when e.verdict = 'continue' then runhold.calls_json(e.execution_id) end,
       'reviews', case when e.verdict = 'continue' then runhold.reviews_json(e.execution_id) end,
       'messages', case when e.verdict in ('ok', 'continue', 'duplicate') then said.messages end)) order by e.ordinal), '[]')

@@ -89,6 +89,7 @@ begin
   end if;
   perform runhold.set_reasons((select jsonb_object_agg(i, p_reason) from unnest(p_execution_ids) i));
 
+  perform runhold.charge_as_estimated(p_execution_ids);
   update public.agent_executions x
   set status = case w.why when 'CANCELLED' then 'cancelled' when 'UNSURE' then 'awaiting_review'
                           when 'STOPPED_BY_REVIEWER' then 'failed' when 'WORKER_LOST' then 'failed' else 'pending' end,

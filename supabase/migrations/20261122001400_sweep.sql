@@ -29,9 +29,6 @@ $$;
 create function runhold.sweep_workers() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
-declare
-  v_worker_id uuid;
-  v_requeued integer := 0;
 begin
   update public.agent_workers w set dead_at = runhold.now()
   where w.id in (select e.id from public.agent_workers e
@@ -39,13 +36,10 @@ begin
                  order by e.id for update skip locked);
 
   -- also runs of workers that died earlier: whatever was locked then is taken now
-  for v_worker_id in
-    select distinct x.worker_id from public.agent_executions x left join public.agent_workers w on w.id = x.worker_id
+  return runhold.requeue(array(
+    select x.id from public.agent_executions x left join public.agent_workers w on w.id = x.worker_id
     where x.status = 'running' and (w.id is null or w.dead_at is not null)
-  loop
-    v_requeued := v_requeued + runhold.requeue_held(v_worker_id, null, 'worker_lost', true);
-  end loop;
-  return v_requeued;
+    order by x.id for no key update of x skip locked), 'worker_lost', true);
 end;
 $$;
 
@@ -124,7 +118,8 @@ begin
 end;
 $$;
 
--- What should not be: paused runs without a question, open questions and waiting calls of ended runs.
+-- What should not be: paused runs without a question, open questions and waiting calls of ended runs, runs that wait for a budget
+-- that has room.
 create function runhold.sweep_repairs() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -139,7 +134,7 @@ begin
   perform runhold.close_reviews(array(
     select distinct r.execution_id from public.agent_reviews r join public.agent_executions x on x.id = r.execution_id
     where r.status = 'pending' and runhold.is_final(x.status) limit 500));
-  return runhold.resume_decided(v_ids);
+  return runhold.resume_decided(v_ids) + runhold.wake_waiting();
 end;
 $$;
 

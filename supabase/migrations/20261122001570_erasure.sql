@@ -12,6 +12,9 @@ as $$
 begin
   update public.agent_events e set actor_id = null
   from old_users u where e.actor_id = u.id and e.actor_kind = 'reviewer';
+  -- their runs are gone by now: what these had set aside in the budgets of many is used up
+  perform runhold.charge_erased();
+  delete from public.agent_usage g using old_users u where g.scope = 'user' and g.scope_key = u.id::text;
   return null;
 end;
 $$;

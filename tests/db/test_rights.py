@@ -63,6 +63,7 @@ MAY_UPDATE = {
         "max_concurrent",
         "max_concurrent_per_user",
         "max_attempts",
+        "on_budget",
         "review_ttl",
         "review_on_expiry",
         "escalation_ttl",

@@ -196,10 +196,11 @@ class Vault:
                     f"select to_jsonb(t) from public.{table} t where {nobodys[table]}"
                 )
                 continue
-            if "user_id" not in self.columns[table]:
+            whose = "scope_key" if table == "agent_usage" else "user_id"
+            if whose not in self.columns[table]:
                 continue  # a new table: a test asks for its line
             for name in WITH_RUNS:
-                where = f"user_id = '{self.cast.id_of(name)}'"
+                where = f"{whose} = '{self.cast.id_of(name)}'"
                 if table == "agent_reviews":
                     where = f"id = '{self.reviews[name]}'"
                 row = self.world.one(f"select to_jsonb(t) from public.{table} t where {where} limit 1")

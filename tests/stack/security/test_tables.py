@@ -29,7 +29,7 @@ ASKED = "RH011"
 OF_REVIEWS = "status edited_input answer comment"
 OF_OPERATORS = (
     "enabled approval_tools limits max_concurrent max_concurrent_per_user max_attempts review_ttl review_on_expiry"
-    " escalation_ttl approvals_needed allow_self_review notify"
+    " escalation_ttl approvals_needed allow_self_review notify on_budget"
 )
 
 
@@ -73,7 +73,7 @@ TABLES = {
         columns="id user_id agent_type status input_data state result error step_count token_count created_at updated_at"
         " completed_at tenant_id error_detail limits allowance priority wake_at idempotency_key forked_from copied_steps"
         " copied_tokens resumed_after_step metadata attempt worker_id fence claim_seq recorded_seq cancel_requested_at outage_since started_at state_since active_ms"
-        " queued_ms review_ms input_tokens output_tokens cached_tokens cost_usd reserved_tokens reserved_usd"
+        " queued_ms review_ms input_tokens output_tokens cached_tokens cost_usd reserved_tokens reserved_usd reserved_in"
         " tool_call_count tool_error_count review_count",
         sees=of_owners(),
         base={"agent_type": "vault", "input_data": {}},
@@ -125,7 +125,7 @@ TABLES = {
         deletes=SERVICE,
     ),
     "agent_usage": Table(
-        columns="scope scope_key period period_start tokens usd reserved_tokens reserved_usd user_id",
+        columns="id scope scope_key period period_start tokens usd reserved_tokens reserved_usd",
         sees={SERVICE: BOTH},
         others=REFUSED,
     ),
