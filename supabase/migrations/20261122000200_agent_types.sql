@@ -24,19 +24,29 @@ begin
 end;
 $$;
 
--- Where reviewers are told: {"webhook": {"url": …, "secret_name": …}}. The secret itself is in the workers' environment; only names
--- made for it are allowed, so that no other secret can be put to use.
+-- Where reviewers are told: {"webhook": {"url": …, "secret_name": …}}, {"email": {"to": […]}} or both. The secret itself is in the
+-- workers' environment; only names made for it are allowed, so that no other secret can be put to use.
 create function runhold.is_notify(p_notify jsonb) returns boolean
 language plpgsql immutable parallel safe security definer set search_path = ''
 as $$
 declare
+  c_address constant text := '^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+$';
   v_webhook jsonb := p_notify -> 'webhook';
+  v_email jsonb := p_notify -> 'email';
 begin
   return case
-    when jsonb_typeof(p_notify) <> 'object' or jsonb_typeof(v_webhook) is distinct from 'object' then false
-    else p_notify - 'webhook' = '{}' and v_webhook - array['url', 'secret_name'] = '{}'
-      and coalesce(v_webhook ->> 'url', '') ~ '^https?://[^\s/@]+(/\S*)?$' and length(v_webhook ->> 'url') <= 2048
-      and coalesce(v_webhook ->> 'secret_name', '') ~ '^RUNHOLD_WEBHOOK_SECRET(_[A-Z0-9_]+)?$' end;
+    when jsonb_typeof(p_notify) <> 'object' or p_notify = '{}' then false
+    when jsonb_typeof(coalesce(v_webhook, '{}')) <> 'object' or jsonb_typeof(coalesce(v_email, '{}')) <> 'object' then false
+    when p_notify - array['webhook', 'email'] <> '{}' then false
+    when v_webhook - array['url', 'secret_name'] <> '{}' or v_email - 'to' <> '{}' then false
+    when v_webhook is not null and not (
+      coalesce(v_webhook ->> 'url', '') ~ '^https?://[^\s/@]+(/\S*)?$' and length(v_webhook ->> 'url') <= 2048
+      and coalesce(v_webhook ->> 'secret_name', '') ~ '^RUNHOLD_WEBHOOK_SECRET(_[A-Z0-9_]+)?$') then false
+    when v_email is null then true
+    when jsonb_typeof(v_email -> 'to') is distinct from 'array' then false
+    else jsonb_array_length(v_email -> 'to') between 1 and 10 and not exists (
+      select from jsonb_array_elements(v_email -> 'to') a
+      where jsonb_typeof(a) <> 'string' or a #>> '{}' !~ c_address or length(a #>> '{}') > 254) end;
 end;
 $$;
 
@@ -83,7 +93,7 @@ create table public.agent_types (
   notify jsonb,
   changed bigint not null default nextval('runhold.types_version'),
   constraint limits_is_an_object check (jsonb_typeof(limits) = 'object'),
-  constraint notify_is_a_webhook check (notify is null or runhold.is_notify(notify)),
+  constraint notify_names_channels check (notify is null or runhold.is_notify(notify)),
   constraint limits_are_known_numbers check (runhold.has_number_limits(limits) and runhold.has_only_limits(limits))
 );
 
@@ -95,7 +105,8 @@ comment on column public.agent_types.on_budget is
 comment on column public.agent_types.escalation_ttl is
   'How long operators have for a review that was handed over to them; then it is rejected. Null: no limit.';
 comment on column public.agent_types.notify is
-  'Where reviewers are told: {"webhook": {"url": "https://…", "secret_name": "RUNHOLD_WEBHOOK_SECRET"}}. Null: nowhere.';
+  'Where reviewers are told: {"webhook": {"url": "https://…", "secret_name": "RUNHOLD_WEBHOOK_SECRET"}, "email": {"to": ["a@example.org"]}}, '
+  'one or both. Null: nowhere.';
 comment on column public.agent_types.changed is 'Grows with every change, so that workers see it in a heartbeat.';
 
 create index agent_types_definition_idx on public.agent_types (definition_id);

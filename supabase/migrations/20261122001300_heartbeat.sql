@@ -33,7 +33,8 @@ begin
                       where not exists (select from public.agent_executions x
                                         where x.id = h.id and x.worker_id = p_worker_id and x.status = 'running')), '[]'),
     'types_version', runhold.types_version(),
-    'types', runhold.types_json(v_worker.agent_types));
+    'types', runhold.types_json(v_worker.agent_types),
+    'notification_due_ms', runhold.notification_due_ms(v_worker.agent_types));
 end;
 $$;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from psycopg.types.json import Jsonb
 from world import DEFINITION, Row, Worker, World, refused
 
 DAY = 86_400
+EMAIL = {"email": {"to": ["reviews@example.org", "b.o'hara+x@mail.example.org"]}}
 NOTIFY = {"webhook": {"url": "https://hooks.example.org/a?b=c", "secret_name": "RUNHOLD_WEBHOOK_SECRET"}}
 
 
@@ -17,8 +19,14 @@ def to(host: str) -> Row:
     return {"webhook": {**NOTIFY["webhook"], "url": f"https://{host}/"}}
 
 
-def due(worker: Worker, n: int = 64) -> list[Row]:
-    return worker.world.service("select agent_worker_notifications(%s, %s)", worker.id, n)
+def due(worker: Worker, n: int = 64, channels: Sequence[str] = ("webhook", "email")) -> list[Row]:
+    return worker.world.service("select agent_worker_notifications(%s, %s, %s)", worker.id, n, list(channels))
+
+
+def due_ms(worker: Worker) -> int | None:
+    return worker.world.service("select agent_worker_heartbeat(%s, '{}', 0)", worker.id)[
+        "notification_due_ms"
+    ]
 
 
 def settled(worker: Worker, message: Row, error: str | None = None) -> str | None:
@@ -37,8 +45,9 @@ def asked(world: World, n: int = 1, **configured: Any) -> tuple[Worker, Row, lis
 def test_question_is_told_once_and_without_what_is_proposed(world: World) -> None:
     worker, run, (review,) = asked(world)
     (message,) = due(worker)
-    assert {name: message[name] for name in ("url", "secret_name", "attempt")} == {
-        **NOTIFY["webhook"],
+    assert {name: message[name] for name in ("channel", "target", "attempt")} == {
+        "channel": "webhook",
+        "target": NOTIFY["webhook"],
         "attempt": 1,
     }
     body = json.loads(message["body"])
@@ -131,17 +140,67 @@ def test_endpoint_with_a_long_queue_gets_few_at_once_and_others_come_through(wor
     worker, _, _ = asked(world, 40, notify=to("dead.example.org"))
     world.configure(notify=to("alive.example.org"))
     world.paused(worker, world.person())
-    hosts = [message["url"] for message in due(worker)]
+    hosts = [message["target"]["url"] for message in due(worker)]
     assert hosts.count("https://dead.example.org/") == 4
     assert hosts.count("https://alive.example.org/") == 1
     assert due(worker) == []  # until those of the dead one have failed
+
+
+def test_each_channel_is_told_by_itself(world: World) -> None:
+    worker, _, _ = asked(world, notify={**NOTIFY, **EMAIL})
+    hook, mail = sorted(due(worker), key=lambda message: message["channel"] == "email")
+    assert (hook["channel"], hook["target"]) == ("webhook", NOTIFY["webhook"])
+    assert (mail["channel"], mail["target"]) == ("email", EMAIL["email"])
+    assert hook["id"] != mail["id"]
+    assert hook["body"] == mail["body"]
+    assert settled(worker, mail, "the server is away") is None
+    assert settled(worker, hook) == "delivered"
+    world.at(10)
+    (again,) = due(worker)
+    assert again == {**mail, "attempt": 2}
+    assert settled(worker, again) == "delivered"
+
+
+def test_workers_without_a_mail_server_leave_mails_to_others(world: World) -> None:
+    worker, _, _ = asked(world, notify=EMAIL)
+    assert due(worker, channels=["webhook"]) == []
+    assert due(worker, channels=[]) == []
+    assert [message["channel"] for message in due(worker, channels=["email"])] == ["email"]
+
+
+def test_mails_of_a_dead_server_are_few_at_once_and_delay_no_webhook(world: World) -> None:
+    worker, _, _ = asked(world, 40, notify=EMAIL)
+    world.configure(notify={"email": {"to": ["others@example.org"]}})
+    world.paused(worker, world.person(), 10)
+    world.configure(notify=NOTIFY)
+    world.paused(worker, world.person())
+    channels = [message["channel"] for message in due(worker)]
+    assert (channels.count("email"), channels.count("webhook")) == (4, 1)
+    assert due(worker) == []
+
+
+def test_heartbeats_say_when_to_look(world: World) -> None:
+    worker, _, _ = asked(world)
+    other = world.worker({**DEFINITION, "agent_type": "reader"}, lease_ms=600_000)
+    assert due_ms(worker) == 0
+    assert due_ms(other) is None
+    (message,) = due(worker)
+    assert 50_000 < (due_ms(worker) or 0) <= 60_000  # then its claim ends
+    world.at(30)
+    assert 20_000 < (due_ms(worker) or 0) <= 30_000
+    settled(worker, message, "it answered 500")
+    assert 0 < (due_ms(worker) or 0) < 6500
+    world.at(50)
+    assert due_ms(worker) == 0
+    settled(worker, message)
+    assert due_ms(worker) is None
 
 
 def test_two_workers_never_get_the_same_message(world: World) -> None:
     worker, _, _ = asked(world, 4)
     other = world.another()
     with other.acting("service_role") as cursor:
-        cursor.execute("select agent_worker_notifications(%s, 2) as due", (worker.id,))
+        cursor.execute("select agent_worker_notifications(%s, 2, '{webhook}') as due", (worker.id,))
         first = cursor.fetchall()[0]["due"]
         second = due(worker)  # skips what the other transaction has locked
     assert len(first) == 2
@@ -179,9 +238,27 @@ def test_messages_go_with_their_run(world: World) -> None:
         {"webhook": {"url": "https://x.example.org", "secret_name": "SUPABASE_SECRET_KEY"}},
         {"webhook": {**NOTIFY["webhook"], "secret": "s"}},
         {**NOTIFY, "pager": {}},
+        {**NOTIFY, "email": None},
+        {**EMAIL, "webhook": None},
+        {"email": ["reviews@example.org"]},
+        {"email": "reviews@example.org"},
+        {"email": {}},
+        {"email": {"to": []}},
+        {"email": {"to": "reviews@example.org"}},
+        {"email": {"to": ["reviews@example.org", None]}},
+        {"email": {"to": ["reviews@example.org"], "bcc": []}},
+        {"email": {"to": [f"r{number}@example.org" for number in range(11)]}},
+        {"email": {"to": ["reviews@localhost"]}},
+        {"email": {"to": ["reviews"]}},
+        {"email": {"to": ["Reviews <reviews@example.org>"]}},
+        {"email": {"to": ["a@example.org, b@example.org"]}},
+        {"email": {"to": ["a@example.org\nBcc: b@example.org"]}},
+        {"email": {"to": ["a@example.org\n"]}},
+        {"email": {"to": ["\n a@example.org"]}},
+        {"email": {"to": [f"{'a' * 64}@{'b' * 200}.org"]}},
     ],
 )
 def test_what_can_not_work_is_refused_when_it_is_configured(world: World, notify: Any) -> None:
     world.worker()
-    with refused("23514", says="notify_is_a_webhook"), world.acting("service_role") as cursor:
+    with refused("23514", says="notify_names_channels"), world.acting("service_role") as cursor:
         cursor.execute("update agent_types set notify = %s", (Jsonb(notify),))

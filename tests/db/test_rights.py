@@ -131,7 +131,7 @@ FUNCTIONS = {
     "agent_worker_release": Api("agent_worker_release(%(worker)s, '{}')", ("service",), WORKERS_ONLY),
     "agent_worker_stop": Api("agent_worker_stop(%(worker)s, true)", ("service",), WORKERS_ONLY),
     "agent_worker_notifications": Api(
-        "agent_worker_notifications(%(worker)s, 1)", ("service",), WORKERS_ONLY
+        "agent_worker_notifications(%(worker)s, 1, '{webhook}')", ("service",), WORKERS_ONLY
     ),
     "agent_worker_notified": Api("agent_worker_notified(%(worker)s, %(worker)s)", ("service",), WORKERS_ONLY),
     "agent_sweep": Api("agent_sweep()", ("service",), WORKERS_ONLY),

@@ -108,7 +108,9 @@ FUNCTIONS = {
     ),
     "agent_worker_release": workers_only(lambda vault: {"worker_id": vault.worker_id, "executions": []}),
     "agent_worker_stop": workers_only(lambda vault: {"worker_id": vault.worker_id, "draining": False}),
-    "agent_worker_notifications": workers_only(lambda vault: {"worker_id": vault.worker_id, "n": 0}),
+    "agent_worker_notifications": workers_only(
+        lambda vault: {"worker_id": vault.worker_id, "n": 0, "channels": ["webhook"]}
+    ),
     "agent_worker_notified": workers_only(
         lambda vault: {"worker_id": vault.worker_id, "id": str(uuid.uuid4())}
     ),

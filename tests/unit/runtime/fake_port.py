@@ -155,7 +155,7 @@ class FakePort(FakeDatabase):
         self._fail("sweep", None)
         return {"requeued": 0}
 
-    async def notifications(self, worker_id: UUID, n: int) -> list[Notification]:
+    async def notifications(self, worker_id: UUID, n: int, channels: Sequence[str]) -> list[Notification]:
         self._fail("notifications", n)
         return []
 

@@ -1,23 +1,23 @@
-"""The notifier against real endpoints; the outbox is a list here (tests/db/test_notifications.py has the real one)."""
+"""Webhooks against real endpoints; the outbox is a list here (tests/db/test_notifications.py has the real one)."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from endpoint import endpoint, hang
+from outbox import Outbox, notifying
 
 from runhold.errors import StoreUnavailable
-from runhold.runtime.notifications import Notifier, Undeliverable, refuse_address, sign
+from runhold.runtime.notifications import Undeliverable
+from runhold.runtime.webhook import Webhook, refuse_address, sign
 from runhold.store.records import Notification
 from runhold.testing.chaos.patience import eventually
 
@@ -26,48 +26,13 @@ KEY = b"k" * 24
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
-def message(url: str, **more: Any) -> Notification:
-    given: dict[str, Any] = {"id": uuid4(), "secret_name": NAME, "body": '{"a": "ü"}', "attempt": 1, **more}
-    return Notification(url=url, **given)
+def message(url: str) -> Notification:
+    target = {"url": url, "secret_name": NAME}
+    return Notification(id=uuid4(), channel="webhook", target=target, body='{"a": "ü"}', attempt=1)
 
 
-@dataclass
-class Outbox:
-    """What failed is due again at the next look."""
-
-    due: list[Notification]
-    outcomes: dict[UUID, list[str | None]] = field(default_factory=dict[UUID, list[str | None]])
-    lost: int = 0
-    """So many outcomes can not be stored."""
-    taken: dict[UUID, Notification] = field(default_factory=dict[UUID, Notification])
-
-    async def notifications(self, worker_id: UUID, n: int) -> list[Notification]:
-        found, self.due = self.due[:n], self.due[n:]
-        self.taken |= {each.id: each for each in found}
-        return found
-
-    async def notified(self, worker_id: UUID, notification_id: UUID, error: str | None) -> None:
-        if self.lost:
-            self.lost -= 1
-            self.due.append(self.taken[notification_id])
-            raise StoreUnavailable("gone")
-        self.outcomes.setdefault(notification_id, []).append(error)
-        if error is not None:
-            self.due.append(self.taken[notification_id])
-
-    def delivered(self, *messages: Notification) -> bool:
-        return all(self.outcomes.get(each.id, [""])[-1] is None for each in messages)
-
-
-@asynccontextmanager
-async def notifying(outbox: Outbox, **options: Any) -> AsyncIterator[None]:
-    given = {"secrets": {NAME: SECRET}, "development": True, "poll_s": 0.01, "attempt_s": 10, **options}
-    task = asyncio.create_task(Notifier(outbox, uuid4(), **given).run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+def webhook(**options: Any) -> Webhook:
+    return Webhook(**{"secrets": {NAME: SECRET}, "development": True, **options})
 
 
 def verified(headers: dict[str, str], body: bytes) -> bool:
@@ -81,7 +46,7 @@ async def test_endpoint_that_fails_hangs_and_says_gone_gets_the_same_message_unt
     async with endpoint(500, hang, 410, 302, 200) as there:
         told = message(there.url)
         outbox = Outbox([told])
-        async with notifying(outbox, attempt_s=0.3):
+        async with notifying(outbox, webhook(attempt_s=0.3)):
             await eventually(lambda: outbox.delivered(told))
     assert outbox.outcomes[told.id] == [
         "it answered 500",
@@ -101,7 +66,7 @@ async def test_endpoint_that_hangs_delays_no_other() -> None:
         stuck = [message(dead.url) for _ in range(4)]
         told = [message(alive.url) for _ in range(20)]
         outbox = Outbox([*stuck, *told])
-        async with notifying(outbox, attempt_s=1000):
+        async with notifying(outbox, webhook(attempt_s=1000)):
             await eventually(lambda: outbox.delivered(*told))
             await eventually(lambda: len(dead.requests) == 4)
             assert not any(each.id in outbox.outcomes for each in stuck)
@@ -111,7 +76,7 @@ async def test_delivery_whose_outcome_is_lost_is_sent_again_under_the_same_id() 
     async with endpoint(200) as there:
         told = message(there.url)
         outbox = Outbox([told], lost=1)
-        async with notifying(outbox):
+        async with notifying(outbox, webhook()):
             await eventually(lambda: outbox.delivered(told))
     assert [headers["webhook-id"] for headers, _ in there.requests] == [f"msg_{told.id}"] * 2
 
@@ -121,7 +86,7 @@ async def test_nobody_there_is_a_failed_attempt() -> None:
         url = there.url
     told = message(url)
     outbox = Outbox([told])
-    async with notifying(outbox):
+    async with notifying(outbox, webhook()):
         await eventually(lambda: told.id in outbox.outcomes)
     assert outbox.outcomes[told.id][0] == "no answer: ConnectError"
 
@@ -139,7 +104,7 @@ async def test_nothing_is_sent_without_a_good_secret(secrets: dict[str, str], sa
     async with endpoint(200) as there:
         told = message(there.url)
         outbox = Outbox([told])
-        async with notifying(outbox, secrets=secrets):
+        async with notifying(outbox, webhook(secrets=secrets)):
             await eventually(lambda: told.id in outbox.outcomes)
         said = outbox.outcomes[told.id][0]
     assert said is not None
@@ -152,7 +117,7 @@ async def test_nothing_is_sent_to_the_own_machine_in_production() -> None:
     async with endpoint(200) as there:
         told = message(there.url)
         outbox = Outbox([told])
-        async with notifying(outbox, development=False):
+        async with notifying(outbox, webhook(development=False)):
             await eventually(lambda: told.id in outbox.outcomes)
     assert there.requests == []
 
@@ -198,13 +163,63 @@ async def test_database_that_is_away_does_not_end_the_notifier() -> None:
         outbox = Outbox([told])
         working, failed = outbox.notifications, 0
 
-        async def failing(worker_id: UUID, n: int) -> list[Notification]:
+        async def failing(worker_id: UUID, n: int, channels: Sequence[str]) -> list[Notification]:
             nonlocal failed
             failed += 1
             if failed < 3:
                 raise StoreUnavailable("gone")
-            return await working(worker_id, n)
+            return await working(worker_id, n, channels)
 
         outbox.notifications = failing  # pyright: ignore[reportAttributeAccessIssue]
-        async with notifying(outbox):
+        async with notifying(outbox, webhook()):
             await eventually(lambda: outbox.delivered(told))
+
+
+async def test_nothing_is_asked_before_something_is_due_and_then_at_once() -> None:
+    async with endpoint(200) as there:
+        told = message(there.url)
+        outbox = Outbox([told])
+        async with notifying(outbox, webhook(), idle_look_s=1000) as notifier:
+            notifier.expect(None)
+            notifier.expect(0.3)
+            notifier.expect(500)
+            began = time.monotonic()
+            await eventually(lambda: outbox.delivered(told))
+            assert time.monotonic() - began >= 0.3
+            assert outbox.looks == 1
+            await eventually(lambda: outbox.looks == 2)  # its endpoint may get the next one
+
+
+async def test_message_is_due_though_no_heartbeat_said_so() -> None:
+    async with endpoint(200) as there:
+        told = message(there.url)
+        async with notifying(outbox := Outbox([told]), webhook(), idle_look_s=0.1):
+            await eventually(lambda: outbox.delivered(told))
+
+
+async def test_channel_that_breaks_is_a_failed_attempt_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Webhook):
+        name = "email"
+
+        async def deliver(self, message: Notification) -> None:
+            raise KeyError("url")
+
+    async with endpoint(200) as there:
+        told = message(there.url)
+        broken = Notification(id=uuid4(), channel="email", target={}, body="{}", attempt=1)
+        outbox = Outbox([broken, told])
+        async with notifying(outbox, Broken({}, development=True), webhook()):
+            await eventually(lambda: outbox.delivered(told) and broken.id in outbox.outcomes)
+    assert outbox.outcomes[broken.id][0] == "the worker can't send it: KeyError"
+    assert "can't be sent" in caplog.text
+
+
+async def test_certificates_are_not_read_before_a_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_client(*_: object, **__: object) -> None:
+        raise AssertionError("a client was made")
+
+    monkeypatch.setattr(httpx, "AsyncClient", no_client)
+    async with notifying(outbox := Outbox([]), webhook()):
+        await eventually(lambda: outbox.looks > 1)

@@ -8,11 +8,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values, find_dotenv
 
 from runhold.errors import ConfigError
+from runhold.runtime.smtp import SmtpServer, sender
 
 DEFAULT_CAPACITY: Final = 64
 """Runs at once. They wait for models and tools nearly all the time, so one process can hold many."""
@@ -36,9 +37,12 @@ _URL: Final = "SUPABASE_URL"
 _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
 _WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
+_SMTP_URL: Final = "RUNHOLD_SMTP_URL"
+_MAIL_FROM: Final = "RUNHOLD_MAIL_FROM"
+_REVIEW_URL: Final = "RUNHOLD_REVIEW_URL"
 
 
-SECRET_VARIABLES: Final = (_SECRET, _LEGACY_SECRET, "SUPABASE_JWT_SECRET", "SUPABASE_JWT_SIGNING_KEY")
+SECRET_VARIABLES: Final = (_SECRET, _LEGACY_SECRET, "SUPABASE_JWT_SECRET", "SUPABASE_JWT_SIGNING_KEY", _SMTP_URL)
 """What opens the whole project. Nothing but the worker itself needs it."""
 
 
@@ -58,6 +62,10 @@ class WorkerConfig:
     :ivar poll_s: seconds between looks for work while Realtime is not heard, or not used.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
     :ivar webhook_secrets: the variables ``RUNHOLD_WEBHOOK_SECRET…``, by name: what webhooks of reviews are signed with.
+    :ivar smtp_url: the mail server for messages to reviewers, with user and password; without it, e-mail is left to
+        other workers.
+    :ivar mail_from: what those mails come from.
+    :ivar review_url: a link for people, with ``{review_id}`` and ``{execution_id}`` filled in.
     :raises ConfigError: one sentence per mistake.
     """
 
@@ -73,6 +81,9 @@ class WorkerConfig:
     poll_s: float = DEFAULT_POLL_S
     realtime: bool = True
     webhook_secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    smtp_url: str | None = field(default=None, repr=False)
+    mail_from: str | None = None
+    review_url: str | None = None
 
     def __post_init__(self) -> None:
         mistakes = [*self._mistakes()]
@@ -115,6 +126,9 @@ class WorkerConfig:
             webhook_secrets={
                 name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)
             },
+            smtp_url=read(_SMTP_URL),
+            mail_from=read(_MAIL_FROM),
+            review_url=read(_REVIEW_URL),
             **{name: value for name, value in options.items() if value is not None},
         )
 
@@ -127,6 +141,8 @@ class WorkerConfig:
             self.jwt_signing_key,
             *_private_members(self.jwt_signing_key),
             *self.webhook_secrets.values(),
+            self.smtp_url,
+            *_passwords(self.smtp_url),
         )
         return tuple(key for key in keys if key)
 
@@ -151,7 +167,38 @@ class WorkerConfig:
                 (not self.poll_s >= MIN_POLL_S, f"Polls come every {self.poll_s:g} s: give {MIN_POLL_S:g} or more."),
             )
             if wrong
-        ]  # fmt: skip
+        ] + self._mistakes_in_mail()  # fmt: skip
+
+    def _mistakes_in_mail(self) -> list[str]:
+        found: list[str] = []
+        if self.smtp_url is not None:
+            try:
+                SmtpServer.parse(self.smtp_url)
+            except ValueError as error:
+                found.append(f"{_SMTP_URL} must be like smtps://user:password@host:465, but {error}.")
+            if self.mail_from is None:
+                found.append(f"Set {_MAIL_FROM} to the address that mail comes from.")
+        if self.mail_from is not None:
+            try:
+                sender(self.mail_from)
+            except ValueError as error:
+                found.append(f"{_MAIL_FROM} is {self.mail_from!r}: {error}.")
+        if self.review_url is not None and not re.fullmatch(r"https?://[!-~]+", self.review_url):
+            found.append(
+                f"{_REVIEW_URL} is {self.review_url!r}: give https://… such as https://example.org/reviews/{{review_id}}."
+            )
+        return found
+
+
+def _passwords(smtp_url: str | None) -> tuple[str, ...]:
+    """As it is sent, and as the URL has it, which somebody might log without the rest."""
+    if smtp_url is None:
+        return ()
+    try:
+        written = urlsplit(smtp_url).password
+    except ValueError:
+        return ()
+    return (written, unquote(written)) if written else ()
 
 
 def _private_members(jwk: str | None) -> tuple[str, ...]:

@@ -12,11 +12,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from runhold.errors import ConfigError, RunholdError, StoreError
 from runhold.loop.ports import JsonObject, ReleaseReason
+from runhold.runtime.channels import channels_of
 from runhold.runtime.claims import Claimer, ClaimPort
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import HeartbeatPort, HeartbeatThread
@@ -265,6 +265,8 @@ class Session:
 
     def _on_heartbeat(self, reply: Heartbeat, asked: Sequence[HeldRun]) -> None:
         self._listener.expect_probe()
+        due_ms = reply.notification_due_ms
+        self._notifier.expect(None if due_ms is None else due_ms / 1000)
         self._types = {**self._types, **reply.types}
         lost, cancelled = set(reply.lost), set(reply.cancelled)
         for held in asked:  # held when the heartbeat was sent: what it says is newer than their claims

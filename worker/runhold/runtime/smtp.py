@@ -44,9 +44,7 @@ class SmtpServer:
         if parts.scheme not in _PORTS or not host or any(not 32 < ord(char) < 127 for char in host):
             raise ValueError("it names no server")
         if parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise ValueError(
-                "something follows the server's name; / ? # and @ in a password are written %2F %3F %23 %40"
-            )
+            raise ValueError("something follows the server (in a password, / ? # @ are %2F %3F %23 %40)")
         if bool(parts.username) != bool(parts.password):
             raise ValueError("user and password come together")
         plain: Encryption = "none" if is_loopback(host) else "starttls"
@@ -67,11 +65,7 @@ def sender(text: str) -> Address:
     message = EmailMessage(SMTP)
     message["From"] = text
     header = message["From"]
-    if (
-        header.defects
-        or len(header.addresses) != 1
-        or not all((header.addresses[0].username, header.addresses[0].domain))
-    ):
+    if header.defects or len(header.addresses) != 1 or not all(header.addresses[0].addr_spec.partition("@")):
         raise ValueError("it is no e-mail address")
     address: Address = header.addresses[0]
     if not address.addr_spec.isascii():

@@ -139,10 +139,10 @@ class Gateway:
         return cast("JsonObject", answer) if isinstance(answer, dict) else {}
 
     async def notifications(
-        self, worker_id: UUID, n: int, *, deadline_s: float = CALL_TIMEOUT_S
+        self, worker_id: UUID, n: int, channels: Sequence[str], *, deadline_s: float = CALL_TIMEOUT_S
     ) -> list[Notification]:
         """Take up to ``n`` messages of the outbox that are due; for a minute, then others may."""
-        params = {"worker_id": worker_id, "n": n}
+        params = {"worker_id": worker_id, "n": n, "channels": channels}
         answer = await self._rpc.call("agent_worker_notifications", params, deadline_s=deadline_s)
         return read_notifications(answer)
 

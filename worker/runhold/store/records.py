@@ -60,14 +60,15 @@ class Registration:
 class Notification:
     """A message of the outbox that is due.
 
-    :ivar secret_name: the environment variable that holds the secret.
-    :ivar body: exactly what is sent and signed.
+    :ivar channel: how it is sent: ``webhook`` or ``email``.
+    :ivar target: where to, as ``agent_types.notify`` says for the channel.
+    :ivar body: the event as JSON, always the same bytes.
     :ivar attempt: counted from 1.
     """
 
     id: UUID
-    url: str
-    secret_name: str
+    channel: str
+    target: Mapping[str, Any]
     body: str
     attempt: int
 
@@ -93,6 +94,7 @@ class ModelPrice:
     :ivar lease_ms: length of the renewed lease in milliseconds, counted from *sending* the request.
     :ivar cancelled: runs of ours whose cancellation was requested.
     :ivar lost: runs that we said we hold and that are not ours.
+    :ivar notification_due_ms: until reviewers are to be told of something; None: of nothing now.
     """
 
     lease_ms: int
@@ -100,6 +102,7 @@ class ModelPrice:
     lost: Sequence[UUID] = ()
     types_version: int = 0
     types: Mapping[str, TypeSettings] = field(default_factory=dict[str, TypeSettings])
+    notification_due_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
