@@ -7,16 +7,18 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.setup-done
+BENCH_READY := bench/.venv/.setup-done
 JS_LOCK := $(wildcard tests/js/package-lock.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-polling soak lint format clean
+.PHONY: help setup demo dev test test-polling soak bench bench-quick lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
 	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
+	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 3 minutes"
 	@echo "make dev      the local stack with the example's worker, until Ctrl-C"
 	@echo "make lint     ruff and pyright"
 	@echo "make format   let ruff format"
@@ -58,6 +60,18 @@ soak: MINUTES ?= 30
 soak: $(READY)
 	@PYTHONPATH=tests $(BIN)/python -m soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
+bench: $(READY) $(BENCH_READY)
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(READY) $(BENCH_READY)
+	@$(BIN)/python -m bench --quick $(ARGS)
+
+$(BENCH_READY): bench/requirements.txt | $(READY)
+	@echo "Installing the peers …"
+	@$(BIN)/python -m venv bench/.venv
+	@bench/.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement bench/requirements.txt
+	@touch $@
+
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -68,4 +82,4 @@ format: $(READY)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) .runhold .pytest_cache .ruff_cache .hypothesis tests/js/node_modules dist build
+	rm -rf $(VENV) bench/.venv .runhold .pytest_cache .ruff_cache .hypothesis tests/js/node_modules dist build
