@@ -74,9 +74,6 @@ class Notification:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Heartbeat:
-    """The answer to ``agent_worker_heartbeat``.
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelPrice:
     """A row of ``model_prices``: USD per million tokens.
 
@@ -90,6 +87,9 @@ class ModelPrice:
     output_usd: Decimal
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heartbeat:
+    """The answer to ``agent_worker_heartbeat``.
 
     :ivar lease_ms: length of the renewed lease in milliseconds, counted from *sending* the request.
     :ivar cancelled: runs of ours whose cancellation was requested.
