@@ -40,6 +40,11 @@ def ask(least: int, most: int, **usd: Any) -> Row:
     return {"min_tokens": least, "max_tokens": most, **usd}
 
 
+def granted(tokens: int, **usd: Any) -> Row:
+    """The answer that lets a model be called: the most that the call may take, and cost."""
+    return {"granted": True, "tokens": tokens, **usd}
+
+
 def reserve(worker: Worker, run: Row, least: int, most: int, **usd: Any) -> Row:
     """Ask as the first call of a claim does: the member ``reserved`` of the verdict."""
     return worker.record(run, reserve=ask(least, most, **usd))["reserved"]

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from budget_world import assert_balanced
 from world import Row, World, connect
 
 from runhold.local.stack import LocalStack
@@ -58,6 +59,13 @@ def world(shared_database_url: str, shared_connection: psycopg.Connection[Row]) 
         made.close_others()
         shared_connection.execute("reset all")
         shared_connection.execute(EMPTY)
+
+
+@pytest.fixture
+def balanced(world: World) -> Iterator[None]:
+    """After the story, what is reserved in budgets is what running runs hold."""
+    yield
+    assert_balanced(world)
 
 
 @pytest.fixture
