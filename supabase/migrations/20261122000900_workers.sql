@@ -193,6 +193,7 @@ begin
   return jsonb_build_object(
     'definitions', v_ids,
     'lease_ms', (extract(epoch from v_lease) * 1000)::bigint,
+    'now', runhold.clock(),
     'schema_version', runhold.schema_version(),
     'types_version', runhold.types_version(),
     'types', runhold.types_json(v_types));
@@ -205,16 +206,25 @@ begin atomic
   select runhold.worker_register(worker, definitions);
 end;
 
+create function runhold.worker_definitions(p_ids uuid[]) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+      'id', d.id, 'agent_type', d.agent_type, 'version', d.version, 'model', d.model, 'instructions', d.instructions,
+      'tools', d.tools, 'params', d.params, 'limits', d.limits)), '[]')
+    from public.agent_definitions d where d.id = any (p_ids));
+end;
+$$;
+
 create function public.agent_worker_definitions(ids uuid[]) returns jsonb
 language sql stable security invoker set search_path = ''
 begin atomic
-  select coalesce(jsonb_agg(jsonb_build_object(
-    'id', d.id, 'agent_type', d.agent_type, 'version', d.version, 'model', d.model, 'instructions', d.instructions,
-    'tools', d.tools, 'params', d.params, 'limits', d.limits)), '[]')
-  from public.agent_definitions d where d.id = any (agent_worker_definitions.ids);
+  select runhold.worker_definitions(ids);
 end;
 
 revoke execute on all functions in schema runhold from public;
 revoke execute on function public.agent_worker_register(jsonb, jsonb), public.agent_worker_definitions(uuid[]) from public, anon, authenticated;
-grant execute on function runhold.worker_register(jsonb, jsonb) to service_role;
+grant execute on function runhold.worker_register(jsonb, jsonb), runhold.worker_definitions(uuid[]) to service_role;
 grant execute on function public.agent_worker_register(jsonb, jsonb), public.agent_worker_definitions(uuid[]) to service_role;

@@ -79,8 +79,50 @@ def test_signed_in_users_may_execute_these_and_no_others(world: World) -> None:
     ]
 
 
+def test_workers_may_execute_these_and_no_others(world: World) -> None:
+    """The calls of a worker with their bodies: with these, through `anon`, it has what anybody has, which is none."""
+    calls = [
+        "worker_claim",
+        "worker_definitions",
+        "worker_heartbeat",
+        "worker_log",
+        "worker_notifications",
+        "worker_notified",
+        "worker_prices",
+        "worker_record",
+        "worker_register",
+        "worker_release",
+        "worker_stop",
+    ]
+    assert callable_by(world, "runhold_worker") == sorted(
+        [*calls, *(f"agent_{name}" for name in calls), "agent_sweep", "sweep"]
+    )
+    offered = world.sql(
+        "select proname as f from pg_proc where pronamespace = 'public'::regnamespace and proname like 'agent_worker_%%' order by 1"
+    )
+    assert [row["f"] for row in offered] == [f"agent_{name}" for name in calls]
+
+
+def test_the_workers_role_can_only_be_taken_on_and_only_by_the_api(world: World) -> None:
+    attributes = world.sql(
+        "select rolcanlogin, rolsuper, rolbypassrls, rolcreaterole, rolcreatedb, rolreplication from pg_roles"
+        " where rolname = 'runhold_worker'"
+    )
+    assert [set(row.values()) for row in attributes] == [{False}]
+    memberships = world.sql(
+        "select m.roleid::regrole::text as of, m.member::regrole::text as who, m.inherit_option as inherits"
+        " from pg_auth_members m where 'runhold_worker'::regrole in (m.roleid, m.member) and (m.inherit_option or m.set_option)"
+        " order by 1, 2"
+    )
+    assert [tuple(row.values()) for row in memberships] == [
+        ("anon", "runhold_worker", True),
+        ("runhold_worker", "authenticator", False),
+        ("runhold_worker", "supabase_realtime_admin", False),
+    ]
+
+
 def test_schema_runhold_is_out_of_everybodys_reach(world: World) -> None:
-    for role in ("anon", "authenticated", "service_role", "authenticator"):
+    for role in ("anon", "authenticated", "service_role", "authenticator", "runhold_worker"):
         assert world.one("select has_schema_privilege(%s, 'runhold', 'usage')", role) is False
         assert (
             world.sql(

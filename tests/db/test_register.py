@@ -81,7 +81,7 @@ def test_registration_whose_answer_was_lost_is_answered_again(world: World) -> N
 
     first = register()
     world.at(15)
-    assert register() == first
+    assert {**register(), "now": None} == {**first, "now": None}
     world.at(25)
     lease = world.one("select lease_expires_at - runhold.now() from agent_workers")
     assert 9 < lease.total_seconds() < 11  # renewed by the second
@@ -100,7 +100,7 @@ def test_two_registrations_at_once_are_one(world: World) -> None:
         first = next(iter(cursor.fetchall()[0].values()))
         second = world.background(lambda: world.service(query, *args))
         assert second.waits()
-    assert second.result() == first
+    assert {**second.result(), "now": None} == {**first, "now": None}
     assert world.one("select count(*) from agent_workers") == 1
 
 

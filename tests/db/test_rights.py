@@ -14,7 +14,9 @@ import psycopg
 import pytest
 from world import Row, World, call, question, step
 
-CALLERS = ("anon", "stranger", "owner", "reviewer", "other_reviewer", "operator", "service")
+CALLERS = ("anon", "stranger", "owner", "reviewer", "other_reviewer", "operator", "service", "worker")
+ROLES = {"anon": "anon", "service": "service_role", "worker": "runhold_worker"}
+"""Callers without a person. The worker is one with its own small role; workers with the secret key are the service."""
 
 # Per table: who sees how many rows of the seed below; everybody else is refused, or sees none where RLS says so.
 # "denied": no privilege at all (42501).
@@ -89,7 +91,8 @@ class Api:
     """A refusal that counts as an answer: nobody else hears so much."""
 
 
-WORKERS_ONLY = ("service_role",)
+SERVICE_ONLY = ("service_role",)
+WORKERS_ONLY = ("service_role", "runhold_worker")
 FUNCTIONS = {
     "agent_submit": Api("agent_submit('writer', '{}', user_id => %(owner)s)", ("owner", "service")),
     "agent_cancel": Api("agent_cancel(%(run)s)", ("owner", "operator", "service")),
@@ -118,24 +121,33 @@ FUNCTIONS = {
     "agent_worker_register": Api(
         "agent_worker_register(jsonb_build_object('id', gen_random_uuid(), 'hostname', 'h', 'pid', 1, 'version', '0',"
         " 'lease_ms', 30000), '[]')",
-        ("service",),
+        ("service", "worker"),
         WORKERS_ONLY,
     ),
-    "agent_worker_definitions": Api("agent_worker_definitions('{}')", ("service",), WORKERS_ONLY),
-    "agent_worker_claim": Api("agent_worker_claim(%(worker)s, 100, '{}', 1)", ("service",), WORKERS_ONLY),
+    "agent_worker_prices": Api("agent_worker_prices('{}')", ("service", "worker"), WORKERS_ONLY),
+    "agent_worker_definitions": Api("agent_worker_definitions('{}')", ("service", "worker"), WORKERS_ONLY),
+    "agent_worker_claim": Api(
+        "agent_worker_claim(%(worker)s, 100, '{}', 1)", ("service", "worker"), WORKERS_ONLY
+    ),
     "agent_worker_log": Api(
-        "coalesce(agent_worker_log(%(worker)s, %(run)s, 1), '{}')", ("service",), WORKERS_ONLY
+        "coalesce(agent_worker_log(%(worker)s, %(run)s, 1), '{}')", ("service", "worker"), WORKERS_ONLY
     ),
-    "agent_worker_record": Api("agent_worker_record(%(worker)s, '[]')", ("service",), WORKERS_ONLY),
-    "agent_worker_heartbeat": Api("agent_worker_heartbeat(%(worker)s, '{}', 0)", ("service",), WORKERS_ONLY),
-    "agent_worker_release": Api("agent_worker_release(%(worker)s, '{}')", ("service",), WORKERS_ONLY),
-    "agent_worker_stop": Api("agent_worker_stop(%(worker)s, true)", ("service",), WORKERS_ONLY),
+    "agent_worker_record": Api("agent_worker_record(%(worker)s, '[]')", ("service", "worker"), WORKERS_ONLY),
+    "agent_worker_heartbeat": Api(
+        "agent_worker_heartbeat(%(worker)s, '{}', 0)", ("service", "worker"), WORKERS_ONLY
+    ),
+    "agent_worker_release": Api(
+        "agent_worker_release(%(worker)s, '{}')", ("service", "worker"), WORKERS_ONLY
+    ),
+    "agent_worker_stop": Api("agent_worker_stop(%(worker)s, true)", ("service", "worker"), WORKERS_ONLY),
     "agent_worker_notifications": Api(
-        "agent_worker_notifications(%(worker)s, 1, '{webhook}')", ("service",), WORKERS_ONLY
+        "agent_worker_notifications(%(worker)s, 1, '{webhook}')", ("service", "worker"), WORKERS_ONLY
     ),
-    "agent_worker_notified": Api("agent_worker_notified(%(worker)s, %(worker)s)", ("service",), WORKERS_ONLY),
-    "agent_sweep": Api("agent_sweep()", ("service",), WORKERS_ONLY),
-    "agent_prune": Api("agent_prune(interval '90 days')", ("service",), WORKERS_ONLY),
+    "agent_worker_notified": Api(
+        "agent_worker_notified(%(worker)s, %(worker)s)", ("service", "worker"), WORKERS_ONLY
+    ),
+    "agent_sweep": Api("agent_sweep()", ("service", "worker"), WORKERS_ONLY),
+    "agent_prune": Api("agent_prune(interval '90 days')", ("service",), SERVICE_ONLY),
 }
 
 
@@ -148,8 +160,8 @@ class Seed:
     ids: dict[str, Any]
 
     def session(self, caller: str) -> tuple[str, str | None]:
-        if caller in ("anon", "service"):
-            return {"anon": "anon", "service": "service_role"}[caller], None
+        if caller in ROLES:
+            return ROLES[caller], None
         return "authenticated", self.people[caller]
 
     @contextmanager
@@ -254,14 +266,14 @@ def test_who_sees_which_rows(seed: Seed, table: str) -> None:
     for caller in CALLERS:
         rows = seed.attempt(caller, f"select {what} from public.{table}")
         seen[caller] = len(rows) if isinstance(rows, list) else "denied" if rows == "42501" else rows
-    expected = SEES[table]
+    expected = {"worker": "denied", **SEES[table]}
     signed_in = expected.get("signed in", 0)
     assert seen == {c: expected.get(c, signed_in if c in SIGNED_IN else 0) for c in CALLERS}
 
 
 @pytest.mark.parametrize("table", sorted(SEES))
 def test_which_columns_can_be_written(world: World, table: str) -> None:
-    for role in ("anon", "authenticated", "service_role"):
+    for role in ("anon", "authenticated", "service_role", "runhold_worker"):
         everything = (
             set(columns(world, table)) if role == "service_role" and table in OPERATORS_TABLES else None
         )
@@ -278,6 +290,7 @@ def test_which_columns_can_be_written(world: World, table: str) -> None:
                     "anon": False,
                     "authenticated": SEES[table].get("signed in") != "denied",
                     "service_role": True,
+                    "runhold_worker": False,
                 }
                 expected = set(columns(world, table)) if whole[role] else set[str]()
             else:
@@ -304,6 +317,7 @@ def test_nobody_deletes_through_the_api(seed: Seed) -> None:
         ("other_reviewer", []),
         ("operator", [{}]),
         ("service", "42501"),
+        ("worker", "42501"),
     ],
 )
 def test_who_decides_a_review(seed: Seed, caller: str, verdict: Any) -> None:
@@ -314,7 +328,14 @@ def test_who_decides_a_review(seed: Seed, caller: str, verdict: Any) -> None:
 
 @pytest.mark.parametrize(
     ("caller", "verdict"),
-    [("anon", "42501"), ("stranger", "42501"), ("owner", [{}]), ("operator", "42501"), ("service", [{}])],
+    [
+        ("anon", "42501"),
+        ("stranger", "42501"),
+        ("owner", [{}]),
+        ("operator", "42501"),
+        ("service", [{}]),
+        ("worker", "42501"),
+    ],
 )
 def test_who_starts_a_run_for_the_owner(seed: Seed, caller: str, verdict: Any) -> None:
     insert = (
@@ -341,7 +362,7 @@ def test_who_calls_a_function_and_gets_an_answer(seed: Seed, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
 def test_who_may_execute_a_function(world: World, name: str) -> None:
-    for role in ("anon", "authenticated", "service_role", "authenticator", "supabase_auth_admin"):
+    for role in (*ROLES.values(), "authenticated", "authenticator", "supabase_auth_admin"):
         may = world.one(
             "select has_function_privilege(%s, p.oid, 'execute') from pg_proc p"
             " where p.pronamespace = 'public'::regnamespace and p.proname = %s",

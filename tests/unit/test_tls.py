@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from runhold.models.openai import OpenAIChatModel
-from runhold.store.client import connect
+from runhold.store.client import Access, connect
 from runhold.tls import tls_context
 
 
@@ -32,7 +32,7 @@ async def test_clients_of_a_plain_url_read_no_certificates(monkeypatch: pytest.M
         raise AssertionError("certificates were read")
 
     monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", no_certificates)
-    client = await connect("http://127.0.0.1:1", "sb_secret_x", timeout_s=1, connections=1)
+    client = await connect("http://127.0.0.1:1", Access("sb_secret_x"), timeout_s=1, connections=1)
     await client.postgrest.session.aclose()
     model = OpenAIChatModel(api_key="k", base_url="http://127.0.0.1:1/v1")
     async with model._lanes.client():  # pyright: ignore[reportPrivateUsage]

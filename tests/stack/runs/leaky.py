@@ -9,7 +9,7 @@ from typing import Any
 from runhold import Agent, RunContext, tool
 from runhold.testing import call, say
 
-SECRETS = ("SUPABASE_SECRET_KEY", "SUPABASE_JWT_SECRET", "OPENAI_API_KEY")
+SECRETS = ("SUPABASE_SECRET_KEY", "RUNHOLD_WORKER_TOKEN", "SUPABASE_JWT_SECRET", "OPENAI_API_KEY")
 # read while the module is imported: afterwards the project's keys are out of the environment
 KEYS = {name: os.environ.get(name, "") for name in SECRETS}
 

@@ -21,7 +21,9 @@ from world import DEFINITION, Row, World, call, question, result, step
 from runhold.local.stack import LocalStack
 
 SIGNED_IN = ("owner", "colleague", "stranger", "reviewer", "other_reviewer", "operator")
-CALLERS = ("anon", *SIGNED_IN, "service")
+CALLERS = ("anon", *SIGNED_IN, "service", "worker")
+"""``service`` holds the secret key, ``worker`` the token of a worker with a role of its own."""
+
 TENANTS = {name: "globex" if name == "stranger" else "acme" for name in SIGNED_IN}
 APPOINTED: dict[str, dict[str, str]] = {
     "reviewer": {"tenant_id": "acme", "agent_type": "vault"},
@@ -63,7 +65,11 @@ class Cast:
         """What the caller presents: their access token, or the key."""
         if caller in self.people:
             return self.people[caller].token
-        return {"anon": self.stack.publishable_key, "service": self.stack.secret_key}[caller]
+        return {
+            "anon": self.stack.publishable_key,
+            "service": self.stack.secret_key,
+            "worker": self.stack.env()["RUNHOLD_WORKER_TOKEN"],
+        }[caller]
 
     def key(self, caller: str) -> str:
         """The API key that goes with it."""
@@ -93,6 +99,7 @@ class Cast:
         cast = cls(stack)
         cast.clients["anon"] = new_client(stack.url, stack.publishable_key)
         cast.clients["service"] = new_client(stack.url, stack.secret_key)
+        cast.clients["worker"] = new_client(stack.url, stack.publishable_key, cast.token("worker"))
         for name in SIGNED_IN:
             person = cast.people[name] = cast.join(name, TENANTS[name])
             cast.clients[name] = person.client
@@ -102,8 +109,11 @@ class Cast:
         return cast
 
 
-def new_client(url: str, key: str) -> Client:
-    return create_client(url, key, ClientOptions(auto_refresh_token=False, persist_session=False))
+def new_client(url: str, key: str, token: str | None = None) -> Client:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    options = ClientOptions(auto_refresh_token=False, persist_session=False)
+    options.headers = {**options.headers, **headers}
+    return create_client(url, key, options)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import pytest
 from cast import CALLERS, NOTHING, SIGNED_IN, Cast, Vault, called
 
 SERVICE = "service"
+WORKERS = "service worker"
 REFUSED = "42501"
 
 Arguments = Callable[[Vault], dict[str, Any]]
@@ -37,7 +38,7 @@ class Function:
 
 
 def workers_only(arguments: Arguments = lambda _: {}) -> Function:
-    return Function(answers=SERVICE, arguments=arguments, callable_by=SERVICE)
+    return Function(answers=WORKERS, arguments=arguments, callable_by=WORKERS)
 
 
 def about_the_run(answers: str, otherwise: str = "RH006", **more: Any) -> Function:
@@ -95,6 +96,7 @@ FUNCTIONS = {
             "definitions": [],
         }
     ),
+    "agent_worker_prices": workers_only(lambda _: {"models": []}),
     "agent_worker_definitions": workers_only(lambda _: {"ids": []}),
     "agent_worker_claim": workers_only(
         lambda vault: {"worker_id": vault.worker_id, "seq": 100, "definitions": {}, "n": 1}
@@ -115,7 +117,9 @@ FUNCTIONS = {
         lambda vault: {"worker_id": vault.worker_id, "id": str(uuid.uuid4())}
     ),
     "agent_sweep": workers_only(),
-    "agent_prune": workers_only(lambda _: {"older_than": "90 days"}),
+    "agent_prune": Function(
+        answers=SERVICE, arguments=lambda _: {"older_than": "90 days"}, callable_by=SERVICE
+    ),
 }
 LAST = ("agent_cancel", "agent_worker_stop")
 """They end what the others need."""
@@ -134,7 +138,7 @@ def test_who_gets_an_answer(cast: Cast, vault: Vault, name: str) -> None:
     outcomes: dict[str, str] = {}
     for caller in CALLERS:
         found, must = called(cast, caller, name, function.arguments(vault)).kind, expected(function, caller)
-        if found != must and not (must == "answer" and found == NOTHING and function.callable_by == SERVICE):
+        if found != must and not (must == "answer" and found == NOTHING and function.callable_by == WORKERS):
             outcomes[caller] = f"{found}, not {must}"
     assert not outcomes
 
@@ -145,7 +149,7 @@ def test_refusals_are_the_same_for_rows_that_do_not_exist(cast: Cast, vault: Vau
     arguments = function.arguments(vault)
     nobodys = {"agent_type": "nowhere", "ids": [str(uuid.uuid4())]}
     nowhere = arguments | {function.target: nobodys.get(function.target, str(uuid.uuid4()))}
-    for caller in ("anon", "colleague", "stranger", "other_reviewer"):
+    for caller in ("anon", "colleague", "stranger", "other_reviewer", "worker"):
         assert called(cast, caller, name, arguments) == called(cast, caller, name, nowhere), caller
 
 
@@ -161,7 +165,7 @@ def test_functions_of_the_inner_schema_can_not_be_called(cast: Cast, vault: Vaul
         "select distinct proname from pg_proc where pronamespace = 'runhold'::regnamespace order by 1"
     )
     reached: list[tuple[str, str, Any]] = []
-    for caller in ("owner", "operator", "service"):
+    for caller in ("owner", "operator", "worker", "service"):
         headers = {"apikey": cast.key(caller), "authorization": f"Bearer {cast.token(caller)}"}
         with httpx.Client(base_url=f"{cast.stack.url}/rest/v1/rpc", headers=headers) as http:
             for index, row in enumerate(inner):

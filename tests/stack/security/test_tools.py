@@ -16,6 +16,7 @@ from world import Row
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import ForkServer
 
+PLANTED_WEBHOOK_SECRET = "whsec_planted0123456789planted"
 ANYTHING = "id.not.is.null"
 
 
@@ -32,7 +33,12 @@ class Stage:
         """What opens the project; by names."""
         stack = self.vault.cast.stack
         environment = stack.env()
-        return {"secret key": stack.secret_key, "JWT secret": environment["SUPABASE_JWT_SECRET"]}
+        return {
+            "secret key": stack.secret_key,
+            "token": environment["RUNHOLD_WORKER_TOKEN"],
+            "JWT secret": environment["SUPABASE_JWT_SECRET"],
+            "webhook secret": PLANTED_WEBHOOK_SECRET,
+        }
 
     async def calls(self, *wanted: list[Any], status: str = "completed") -> list[Row]:
         """The stranger's run makes these calls; what became of them."""
@@ -54,7 +60,11 @@ class Stage:
 async def stage(vault: Vault, forks: ForkServer, tmp_path: Path) -> AsyncIterator[Stage]:
     async with ScriptedModel(puppet.script) as model:
         town = Town(vault.cast.stack, tmp_path, model.base_url, forks)
-        worker = town.worker(module=puppet.__file__, OPENAI_API_KEY=puppet.PLANTED_KEY)
+        worker = town.worker(
+            module=puppet.__file__,
+            OPENAI_API_KEY=puppet.PLANTED_KEY,
+            RUNHOLD_WEBHOOK_SECRET_OPS=PLANTED_WEBHOOK_SECRET,
+        )
         try:
             await eventually(lambda: "worker ready" in worker.log, "the worker")
             yield Stage(vault, town, model)

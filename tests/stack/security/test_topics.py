@@ -15,12 +15,13 @@ from realtime_stack import RawSocket
 from runhold.local.project import own_backend
 
 SERVICE = "service"
+WORKERS = "service worker"
 OPT_IN = Path(own_backend()).parent / "sql" / "realtime_postgres_changes.sql"
 
-# topic → who may listen. Nobody but the service may send.
+# topic → who may listen. Nobody but the service may send, and workers to topics of runs.
 TOPICS: dict[str, tuple[Callable[[Vault], str], str]] = {
-    "workers": (lambda _: "runhold:workers", SERVICE),
-    "worker": (lambda vault: f"runhold:worker:{vault.worker_id}", SERVICE),
+    "workers": (lambda _: "runhold:workers", WORKERS),
+    "worker": (lambda vault: f"runhold:worker:{vault.worker_id}", WORKERS),
     "run": (lambda vault: f"execution:{vault.runs['owner']}", "owner service"),
     "no run": (lambda _: f"execution:{uuid.uuid4()}", SERVICE),
     "reviews of the reviewer": (lambda vault: f"reviews:{vault.cast.id_of('reviewer')}", "reviewer service"),
@@ -31,6 +32,8 @@ TOPICS: dict[str, tuple[Callable[[Vault], str], str]] = {
     ),
     "run, and more": (lambda vault: f"execution:{vault.runs['owner']}:x", SERVICE),
     "run, in capitals": (lambda vault: f"EXECUTION:{vault.runs['owner'].upper()}", SERVICE),
+    "workers, and more": (lambda _: "runhold:workers:x", SERVICE),
+    "worker of no id": (lambda _: "runhold:worker:%", SERVICE),
     "something else": (lambda _: "lobby", SERVICE),
     "no name": (lambda _: "execution:", SERVICE),
 }
@@ -72,7 +75,7 @@ async def test_who_listens(vault: Vault, socket: Sockets, name: str) -> None:
     assert sorted(heard) == sorted(listeners.split())
 
 
-@pytest.mark.parametrize("name", ["workers", "run", "reviews of the reviewer"])
+@pytest.mark.parametrize("name", ["workers", "worker", "run", "run, and more", "reviews of the reviewer"])
 async def test_who_sends(vault: Vault, socket: Sockets, http: aiohttp.ClientSession, name: str) -> None:
     """By HTTP and over the socket of whoever joined; also under the same name as a public channel, which is another."""
     topic = TOPICS[name][0](vault)
@@ -80,7 +83,8 @@ async def test_who_sends(vault: Vault, socket: Sockets, http: aiohttp.ClientSess
     assert await may_listen(listener, vault, SERVICE, topic)
     url = f"{vault.cast.stack.url}/realtime/v1/api/broadcast"
     message = {"topic": topic, "event": "wake", "payload": {"from": "a stranger"}}
-    for caller in CALLERS[:-1]:
+    others = set(CALLERS) - {SERVICE, "worker" if name == "run" else ""}
+    for caller in sorted(others):
         headers = {"apikey": vault.cast.key(caller), "Authorization": f"Bearer {vault.cast.token(caller)}"}
         for private in (True, False):
             await http.post(url, json={"messages": [{**message, "private": private}]}, headers=headers)
@@ -136,3 +140,17 @@ async def test_changes_of_rows_reach_only_who_may_see_them(vault: Vault, socket:
     finally:
         vault.world.sql("alter publication supabase_realtime drop table agent_executions, agent_reviews")
         vault.tidied()
+
+
+async def test_workers_tell_the_progress_of_runs_and_do_not_hear_it(
+    vault: Vault, socket: Sockets, http: aiohttp.ClientSession
+) -> None:
+    topic = f"execution:{vault.runs['owner']}"
+    owner, worker = await socket("owner"), await socket("worker")
+    assert await may_listen(owner, vault, "owner", topic)
+    assert not await may_listen(worker, vault, "worker", topic)
+    headers = {"apikey": vault.cast.key("worker"), "Authorization": f"Bearer {vault.cast.token('worker')}"}
+    message = {"topic": topic, "event": "progress", "payload": {"events": []}, "private": True}
+    url = f"{vault.cast.stack.url}/realtime/v1/api/broadcast"
+    await http.post(url, json={"messages": [message]}, headers=headers)
+    assert (await owner.receive_event("broadcast"))["payload"]["event"] == "progress"

@@ -92,13 +92,18 @@ async def listening(
 ) -> AsyncIterator[Earshot]:
     """A session at work until the end of the block; it must not end by itself."""
     config = WorkerConfig(
-        url=middle.url, secret_key=stack.secret_key, capacity=8, lease_s=LEASE_S, poll_s=poll_s
+        url=middle.url,
+        worker_token=stack.env()["RUNHOLD_WORKER_TOKEN"],
+        publishable_key=stack.publishable_key,
+        capacity=8,
+        lease_s=LEASE_S,
+        poll_s=poll_s,
     )
     stop = asyncio.Event()
-    gateway = await Gateway.open(stack.url, stack.secret_key)
+    gateway = await Gateway.open(stack.url, config.access)
     model = FunctionModel(lambda messages, tools: say("done"), record=False)
     agents = {AGENT.type: AGENT}
-    open_heartbeat = partial(Gateway.open, stack.url, stack.secret_key, connections=1)
+    open_heartbeat = partial(Gateway.open, stack.url, config.access, connections=1)
     async with (
         _equipment(config, [AGENT], model) as equipment,
         await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as database,

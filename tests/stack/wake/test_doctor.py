@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jwt
 import psycopg
 import pytest
 from misbehaving import Misbehaving, is_broadcast
@@ -44,7 +45,7 @@ def doctor(
             monkeypatch.setenv(name, value)
         status = await asyncio.to_thread(run, ["doctor", "--json"])
         shown = capsys.readouterr()
-        for secret in (stack.secret_key, stack.jwt_secret, "sk-planted-key"):
+        for secret in (stack.secret_key, usual["RUNHOLD_WORKER_TOKEN"], stack.jwt_secret, "sk-planted-key"):
             assert secret not in shown.out + shown.err
         findings = json.loads(shown.out) if shown.out else [{"check": "error", "says": shown.err}]
         return status, {each["check"]: each for each in findings}
@@ -59,9 +60,10 @@ async def test_all_is_well_and_nothing_stays(
     assert status == 0
     assert [(each["check"], each["state"]) for each in found.values()] == [
         ("API", "ok"),
+        ("worker token", "ok"),
         ("migrations", "ok"),
-        ("Realtime", "ok"),
         ("clock", "ok"),
+        ("Realtime", "ok"),
         ("ctx.supabase", "ok"),
         ("model", "skipped"),
     ]
@@ -71,7 +73,7 @@ async def test_all_is_well_and_nothing_stays(
     assert (total > 0, alive) == (True, 0)
     assert await asyncio.to_thread(run, ["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert all(line.endswith(".") for line in lines)
 
 
@@ -103,9 +105,44 @@ async def test_realtime_that_joins_and_brings_nothing_is_told_from_one_that_is_d
 
 
 async def test_a_wrong_key_is_unreachable(doctor: Doctor) -> None:
-    status, found = await doctor(SUPABASE_SECRET_KEY="sb_secret_of_somebody_else")
+    status, found = await doctor(RUNHOLD_WORKER_TOKEN="", SUPABASE_SECRET_KEY="sb_secret_of_somebody_else")
     assert status == 4
     assert "SUPABASE_SECRET_KEY" in found["API"]["says"]
+
+
+async def test_the_secret_key_goes_on_working(doctor: Doctor) -> None:
+    status, found = await doctor(RUNHOLD_WORKER_TOKEN="", OPENAI_API_KEY="")
+    assert status == 0
+    assert "secret key" in found["API"]["says"]
+    assert "worker token" not in found
+    assert found["Realtime"]["state"] == "ok"
+
+
+def signed(secret: str, **claims: Any) -> str:
+    given = {"role": "runhold_worker", "exp": int(time.time()) + 90 * 86400, **claims}
+    return jwt.encode(given, secret, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
+
+
+async def test_a_token_that_ends_soon_is_degraded(doctor: Doctor, stack: LocalStack) -> None:
+    token = signed(stack.jwt_secret, exp=int(time.time()) + 6 * 86400)
+    status, found = await doctor(RUNHOLD_WORKER_TOKEN=token, SUPABASE_SECRET_KEY="", OPENAI_API_KEY="")
+    assert status == 8
+    assert "`runhold worker-token` makes a new one" in found["worker token"]["says"]
+    others = {name: each["state"] for name, each in found.items() if name != "worker token"}
+    assert set(others.values()) == {"ok", "skipped"}, others
+
+
+async def test_a_token_that_ended_is_unreachable(doctor: Doctor, stack: LocalStack) -> None:
+    status, found = await doctor(RUNHOLD_WORKER_TOKEN=signed(stack.jwt_secret, exp=int(time.time()) - 60))
+    assert status == 4
+    assert "RUNHOLD_WORKER_TOKEN ended on" in found["error"]["says"]
+
+
+async def test_a_token_of_another_project_is_unreachable(doctor: Doctor) -> None:
+    status, found = await doctor(RUNHOLD_WORKER_TOKEN=signed("x" * 40))
+    assert status == 4
+    assert "RUNHOLD_WORKER_TOKEN" in found["API"]["says"]
+    assert "Realtime" not in found
 
 
 async def test_a_url_where_nothing_answers_is_unreachable(doctor: Doctor) -> None:
@@ -133,7 +170,7 @@ async def test_a_key_in_the_other_s_place_is_unreachable(
     doctor: Doctor, stack: LocalStack, swapped: str
 ) -> None:
     wrong = stack.secret_key if swapped == "SUPABASE_PUBLISHABLE_KEY" else stack.publishable_key
-    status, found = await doctor(**{swapped: wrong})
+    status, found = await doctor(**{"RUNHOLD_WORKER_TOKEN": "", swapped: wrong})
     assert status == 4
     assert swapped in str(found)
 

@@ -398,8 +398,9 @@ async def test_connections_are_replaced_as_planned_and_no_run_waits(
 
 async def test_the_key_was_on_the_wire(ear: Earshot, stack: LocalStack) -> None:
     """What the fixture ``calm`` looks for in the logs of every test here was there to be logged."""
-    assert stack.secret_key.startswith("sb_secret_")
-    assert ear.middle.joins[0]["payload"]["access_token"] == stack.secret_key
+    token = stack.env()["RUNHOLD_WORKER_TOKEN"]
+    assert token.startswith("eyJ")
+    assert ear.middle.joins[0]["payload"]["access_token"] == token
 
 
 async def test_the_numbers_tell_what_happened(ear: Earshot) -> None:

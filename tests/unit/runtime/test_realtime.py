@@ -14,6 +14,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from runhold.errors import ConfigError
 from runhold.runtime import realtime
 from runhold.runtime.realtime import Connection, NotJoined, connect, require_version
+from runhold.store.client import Access
 from runhold.testing.chaos.patience import eventually
 
 KEY = "sb_secret_0123456789"
@@ -91,7 +92,7 @@ class Ear:
 
 
 async def _connect(phoenix: Phoenix, ear: Ear) -> Connection:
-    return await connect(f"http://127.0.0.1:{phoenix.port}", KEY, ear.topics, ear.on_ready)
+    return await connect(f"http://127.0.0.1:{phoenix.port}", Access(KEY), ear.topics, ear.on_ready)
 
 
 async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix) -> None:
@@ -122,6 +123,18 @@ async def test_private_topics_are_joined_and_their_events_heard(phoenix: Phoenix
     await eventually(lambda: phoenix.sockets[0].state.name == "CLOSED")
 
 
+async def test_a_token_says_who_joins_and_the_publishable_key_where(phoenix: Phoenix) -> None:
+    ear = Ear()
+    access = Access("sb_publishable_x", "header.of.worker")
+    connection = await connect(f"http://127.0.0.1:{phoenix.port}", access, ear.topics, ear.on_ready)
+    assert [join["payload"]["access_token"] for join in phoenix.joins] == ["header.of.worker"] * 2
+    request = phoenix.sockets[0].request
+    assert request is not None
+    assert "apikey=sb_publishable_x" in request.path
+    assert "header.of.worker" not in request.path
+    await connection.aclose()
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1012])
 async def test_a_socket_that_the_server_closes_is_trouble(phoenix: Phoenix, code: int) -> None:
     connection = await _connect(phoenix, Ear())
@@ -141,7 +154,7 @@ async def test_a_callback_that_raises_does_not_end_the_listening(
         raise RuntimeError("a bug")
 
     url = f"http://127.0.0.1:{phoenix.port}"
-    connection = await connect(url, KEY, {"runhold:workers": {"wake": broken}}, broken)
+    connection = await connect(url, Access(KEY), {"runhold:workers": {"wake": broken}}, broken)
     for _ in range(3):
         await phoenix.broadcast("runhold:workers", "wake")
     await eventually(lambda: len(calls) == 3)
@@ -242,4 +255,4 @@ async def test_a_server_that_never_answers_is_an_error(
 
 async def test_no_server_is_an_error_at_once() -> None:
     with pytest.raises(Exception, match=r"[Cc]onnect"):
-        await connect("http://127.0.0.1:9", KEY, Ear().topics, Ear().on_ready)
+        await connect("http://127.0.0.1:9", Access(KEY), Ear().topics, Ear().on_ready)

@@ -15,6 +15,7 @@ from runhold.runtime import wake
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Topics
 from runhold.runtime.wake import Listener
+from runhold.store.client import Access
 from runhold.testing.chaos.patience import eventually
 
 WORKER = UUID(int=1)
@@ -70,11 +71,11 @@ class Air:
         self.listener.expect_probe()
 
     async def _connect(
-        self, url: str, key: str, topics: Topics, on_ready: Callable[[], None]
+        self, url: str, access: Access, topics: Topics, on_ready: Callable[[], None]
     ) -> FakeConnection:
         self.attempts += 1
         if self.refusing:
-            raise OSError(f"refused wss://x.test/websocket?apikey={key}")
+            raise OSError(f"refused wss://x.test/websocket?apikey={access.api_key}")
         self.connections.append(FakeConnection(topics, on_ready))
         return self.now
 

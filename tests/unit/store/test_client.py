@@ -13,7 +13,7 @@ import respx
 
 from runhold.errors import ConfigError, Refused, StoreUnavailable, WorkerDead
 from runhold.store import client
-from runhold.store.client import Rpc, backoff_s, connect
+from runhold.store.client import Access, Rpc, backoff_s, connect
 from runhold.store.gateway import Gateway, WorkerInfo
 
 URL = "https://project.supabase.test"
@@ -28,7 +28,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def rpc() -> AsyncIterator[Rpc]:
-    rpc = Rpc(await connect(URL, KEY, timeout_s=5, connections=2))
+    rpc = Rpc(await connect(URL, Access(KEY), timeout_s=5, connections=2))
     yield rpc
     await rpc.aclose()
 
@@ -157,6 +157,25 @@ async def test_a_refused_key_is_said_in_one_sentence_without_the_key(
 
 
 @respx.mock
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, "PGRST301"), (401, "PGRST303"), (403, "42501"), (400, "22023"), (401, None)],
+)
+async def test_a_workers_token_is_presented_beside_the_key_and_a_refusal_names_it(
+    route: respx.Route, status: int, code: str | None
+) -> None:
+    rpc = Rpc(await connect(URL, Access("sb_publishable_x", "a.b.c"), timeout_s=5, connections=1))
+    route.mock(return_value=_problem(status, code, "JWT expired"))
+    with pytest.raises(ConfigError, match=r"JWT expired.*RUNHOLD_WORKER_TOKEN") as caught:
+        await rpc.call("f", {}, deadline_s=1)
+    assert "a.b.c" not in str(caught.value)
+    headers = route.calls.last.request.headers
+    assert (headers["apikey"], headers["Authorization"]) == ("sb_publishable_x", "Bearer a.b.c")
+    assert len(route.calls.last.request.headers.get_list("authorization")) == 1
+    await rpc.aclose()
+
+
+@respx.mock
 async def test_missing_migrations_are_said_after_one_more_try(rpc: Rpc, route: respx.Route) -> None:
     route.mock(return_value=_problem(404, "PGRST202"))
     with pytest.raises(ConfigError, match="supabase db push"):
@@ -181,7 +200,7 @@ async def test_a_url_that_leads_elsewhere_is_said(rpc: Rpc, route: respx.Route, 
 @pytest.mark.parametrize("url", ["", "project.supabase.co", "ftp://x"])
 async def test_a_url_that_cannot_be_one_is_said(url: str) -> None:
     with pytest.raises(ConfigError, match="SUPABASE_URL"):
-        await connect(url, KEY, timeout_s=1, connections=1)
+        await connect(url, Access(KEY), timeout_s=1, connections=1)
 
 
 @respx.mock
@@ -208,7 +227,7 @@ def test_pauses_grow_are_bounded_and_honour_the_server(monkeypatch: pytest.Monke
 
 @pytest.fixture
 async def gateway() -> AsyncIterator[Gateway]:
-    gateway = await Gateway.open(URL, KEY)
+    gateway = await Gateway.open(URL, Access(KEY))
     yield gateway
     await gateway.aclose()
 

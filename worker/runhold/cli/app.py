@@ -25,6 +25,7 @@ from runhold.cli import (
     runs,
     stack,
     worker,
+    worker_token,
 )
 from runhold.cli.demo import demo
 from runhold.cli.exits import MEANINGS, Exit, exit_of
@@ -87,6 +88,7 @@ RECORDS = "What is kept"
 app.command("demo", rich_help_panel=START)(demo)
 app.command("dev", rich_help_panel=START)(dev.dev)
 app.command("worker", rich_help_panel=START)(worker.worker)
+app.command("worker-token", rich_help_panel=START)(worker_token.worker_token)
 app.command("doctor", rich_help_panel=START)(doctor.doctor)
 app.add_typer(stack.app, name="stack", rich_help_panel=START)
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID, uuid4
 
 import httpx
@@ -22,7 +22,7 @@ from runhold.runtime.realtime import connect as listen
 from runhold.runtime.realtime import require_version
 from runhold.runtime.registration import register
 from runhold.runtime.user_client import UserClients, signing_key
-from runhold.store.client import Rpc, connect
+from runhold.runtime.worker_token import NEW_ONE, WorkerToken
 from runhold.store.gateway import Gateway
 
 TIMEOUT_S: Final = 10.0
@@ -56,17 +56,19 @@ class Finding:
 
 async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGenerator[Finding]:
     """Look at everything, in an order in which the first failure explains the ones that follow."""
-    rpc = Rpc(await connect(config.url, config.secret_key, timeout_s=TIMEOUT_S, connections=2))
-    gateway = Gateway(rpc)
+    gateway = await Gateway.open(config.url, config.access, timeout_s=TIMEOUT_S, connections=2)
     try:
         api = await _api(config, gateway)
         yield api
+        token = config.token()
+        if token is not None:
+            yield _worker_token(token)
         if api.state == "ok":
-            async with _registered(config, gateway) as (migrations, worker_id):
-                yield migrations
+            async with _registered(config, gateway) as (findings, worker_id):
+                for finding in findings:
+                    yield finding
                 if worker_id is not None:
                     yield await _realtime(config, gateway, worker_id)
-            yield await _clock(rpc)
             yield await _tokens(config)
     finally:
         await gateway.aclose()
@@ -78,25 +80,35 @@ async def _api(config: WorkerConfig, gateway: Gateway) -> Finding:
         await gateway.definitions([], deadline_s=ANSWER_S)
     except RunholdError as error:
         return Finding(check="API", state="failed", says=_sentence(error), unreachable=True)
-    return Finding(check="API", state="ok", says=f"{config.url} answers, and the secret key may work.")
+    key = "the worker's token" if config.worker_token else "the secret key"
+    return Finding(check="API", state="ok", says=f"{config.url} answers, and {key} may work.")
+
+
+def _worker_token(token: WorkerToken) -> Finding:
+    """Whether there is time left. That the project takes it was seen before."""
+    if token.ends_soon(time.time()):
+        says = f"It ends on {token.until}, and then this worker does: {NEW_ONE}."
+        return Finding(check="worker token", state="degraded", says=says)
+    return Finding(check="worker token", state="ok", says=f"It is good until {token.until}.")
 
 
 @asynccontextmanager
-async def _registered(config: WorkerConfig, gateway: Gateway) -> AsyncGenerator[tuple[Finding, UUID | None]]:
+async def _registered(
+    config: WorkerConfig, gateway: Gateway
+) -> AsyncGenerator[tuple[list[Finding], UUID | None]]:
     """Be a worker without agents for a moment: it claims nothing."""
+    asked = time.time()
     try:
         worker = await register(
             config, {}, gateway, version="doctor", stop=asyncio.Event(), for_the_first_time=True
         )
     except RunholdError as error:
-        yield Finding(check="migrations", state="failed", says=_sentence(error)), None
+        yield [Finding(check="migrations", state="failed", says=_sentence(error))], None
         return
     assert worker is not None  # nobody told it to stop
+    migrations = Finding(check="migrations", state="ok", says="They are of this worker's version.")
     try:
-        yield (
-            Finding(check="migrations", state="ok", says="They are of this worker's version."),
-            worker.worker_id,
-        )
+        yield [migrations, _clock(asked, worker.database_time, time.time())], worker.worker_id
     finally:
         await gateway.stop(worker.worker_id, draining=False)
 
@@ -108,11 +120,13 @@ async def _realtime(config: WorkerConfig, gateway: Gateway, worker_id: UUID) -> 
     meanwhile = "workers poll meanwhile"
     try:
         require_version()
-        connection = await listen(config.url, config.secret_key, topics, _nothing)
+        connection = await listen(config.url, config.access, topics, _nothing)
     except ConfigError as error:
         return Finding(check="Realtime", state="failed", says=_sentence(error))
     except Exception as error:  # whatever a foreign library comes up with
-        why = str(error).replace(config.secret_key, HIDDEN) or type(error).__name__
+        why = str(error) or type(error).__name__
+        for secret in config.secrets:
+            why = why.replace(secret, HIDDEN)
         return Finding(check="Realtime", state="degraded", says=f"It can't be joined ({why}): {meanwhile}.")
     try:
         began = time.monotonic()
@@ -136,16 +150,11 @@ def _nothing() -> None:
     """A wake-up is for workers."""
 
 
-async def _clock(rpc: Rpc) -> Finding:
-    """Compare the clocks, by a question about no time at all."""
-    nothing = {"since": "9999-01-01T00:00:00Z"}
-    asked = time.time()
-    try:
-        answer: Any = await rpc.call("agent_health_metrics", nothing, deadline_s=TIMEOUT_S)
-        there = datetime.fromisoformat(answer["until"]).timestamp()
-    except (RunholdError, KeyError, TypeError, ValueError) as error:
-        return Finding(check="clock", state="skipped", says=f"The database does not say its time ({error}).")
-    answered = time.time()
+def _clock(asked: float, database_time: datetime | None, answered: float) -> Finding:
+    """Compare the clocks: what the database said its time was lies between question and answer."""
+    if database_time is None:
+        return Finding(check="clock", state="skipped", says="The database does not say its time.")
+    there = database_time.timestamp()
     skew = max(asked - there, there - answered, 0.0)
     if skew > MAX_SKEW_S:
         side = "ahead of" if asked > there else "behind"

@@ -101,7 +101,7 @@ async def start_worker(
 
 def _inherited() -> dict[str, str]:
     """The environment without another project's URL and keys."""
-    others = ("SUPABASE_", "RUNHOLD_EMAIL", "RUNHOLD_PASSWORD", "DATABASE_URL")
+    others = ("SUPABASE_", "RUNHOLD_WORKER_TOKEN", "RUNHOLD_EMAIL", "RUNHOLD_PASSWORD", "DATABASE_URL")
     return {name: value for name, value in os.environ.items() if not name.startswith(others)}
 
 

@@ -12,7 +12,7 @@ from supabase import AsyncClient
 from runhold.cli.backend import Backend, Row
 from runhold.cli.project import Project
 from runhold.loop import RecordedRun
-from runhold.store.client import connect
+from runhold.store.client import Access, connect
 from runhold.store.records import read_recorded_run
 
 PAGE_ROWS: Final = 500
@@ -81,7 +81,7 @@ async def as_service(project: Project) -> AsyncGenerator[ServiceBackend, None]:
 
     :raises ConfigError: there is no such key here.
     """
-    client = await connect(project.url, project.secret_key, timeout_s=TIMEOUT_S, connections=2)
+    client = await connect(project.url, Access(project.secret_key), timeout_s=TIMEOUT_S, connections=2)
     try:
         yield ServiceBackend(Service(client))
     finally:

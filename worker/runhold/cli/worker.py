@@ -68,7 +68,8 @@ def worker(
     """Work on runs until SIGTERM or Ctrl-C. Start as many as you like, on any machines.
 
     It takes runs of all agents in MODULE. It needs SUPABASE_URL and SUPABASE_SECRET_KEY (the running local stack's
-    without), SUPABASE_JWT_SECRET or SUPABASE_JWT_SIGNING_KEY for ctx.supabase, and OPENAI_API_KEY or OPENAI_BASE_URL.
+    without), or RUNHOLD_WORKER_TOKEN with SUPABASE_PUBLISHABLE_KEY, of a role that may do less; SUPABASE_JWT_SECRET
+    or SUPABASE_JWT_SIGNING_KEY for ctx.supabase, and OPENAI_API_KEY or OPENAI_BASE_URL.
     A second signal ends it at once; other workers then take over its runs. Logs go to standard error, without secrets.
 
     \b
@@ -87,16 +88,17 @@ def worker(
         secrets=[*config.secrets, *_model_key()],
     )
     agents = load_agents(module)
-    _forget_keys()
+    _forget_keys(config)
     raise typer.Exit(asyncio.run(run_worker(config, agents)) or 0)
 
 
-def _forget_keys() -> None:
-    """Take the project's keys out of the environment, so that no tool, and no program that one starts, inherits them.
+def _forget_keys(config: WorkerConfig) -> None:
+    """Take the project's keys and the secrets of webhooks out of the environment, so that no tool, and no program that
+    one starts, inherits them.
 
     The module of the agents was imported before: there whoever needs a key can read it.
     """
-    for name in SECRET_VARIABLES:
+    for name in (*SECRET_VARIABLES, *config.webhook_secrets):
         os.environ.pop(name, None)
 
 

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
+
+import jwt
 
 from runhold.local.api import ApiDatabase, start_api
 from runhold.local.bootstrap import bootstrap
@@ -298,12 +300,18 @@ async def _hold(options: StackOptions, ready: Callable[[LocalStack], None]) -> N
         await stack.wait()
 
 
+WORKER_CLAIMS: Final = {"role": "runhold_worker", "iss": "runhold", "exp": 4102444800}
+"""Workers of a local stack have the small role, so that what it lacks is missed here first. The token ends in 2100, as
+no key of the stack ends, and is the same whenever it is made."""
+
+
 def environment_of(state: StackState, url: str, database_url: str) -> dict[str, str]:
     """The variables that describe a stack. SUPABASE_URL is absent if its API does not run."""
     return {
         **({"SUPABASE_URL": url} if url else {}),
         "SUPABASE_PUBLISHABLE_KEY": state.publishable_key,
         "SUPABASE_SECRET_KEY": state.secret_key,
+        "RUNHOLD_WORKER_TOKEN": jwt.encode(WORKER_CLAIMS, state.jwt_secret, algorithm="HS256"),
         "SUPABASE_JWT_SECRET": state.jwt_secret,
         "DATABASE_URL": database_url,
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,8 @@ from dotenv import dotenv_values, find_dotenv
 
 from runhold.errors import ConfigError
 from runhold.runtime.smtp import SmtpServer, sender
+from runhold.runtime.worker_token import WorkerToken, read_worker_token
+from runhold.store.client import Access
 
 DEFAULT_CAPACITY: Final = 64
 """Runs at once. They wait for models and tools nearly all the time, so one process can hold many."""
@@ -36,14 +39,29 @@ MAX_CAPACITY: Final = 1000
 _URL: Final = "SUPABASE_URL"
 _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
+_PUBLISHABLE: Final = "SUPABASE_PUBLISHABLE_KEY"
+_WORKER_TOKEN: Final = "RUNHOLD_WORKER_TOKEN"
+_REDACT_KEY: Final = "RUNHOLD_REDACT_KEY"
 _WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
 _SMTP_URL: Final = "RUNHOLD_SMTP_URL"
 _MAIL_FROM: Final = "RUNHOLD_MAIL_FROM"
 _REVIEW_URL: Final = "RUNHOLD_REVIEW_URL"
 
+_NO_SECRET: Final = (
+    f"Set {_SECRET} to a secret key of the project (sb_secret_…), or {_WORKER_TOKEN} to a token that "
+    "`runhold worker-token` made."
+)
 
-SECRET_VARIABLES: Final = (_SECRET, _LEGACY_SECRET, "SUPABASE_JWT_SECRET", "SUPABASE_JWT_SIGNING_KEY", _SMTP_URL)
-"""What opens the whole project. Nothing but the worker itself needs it."""
+SECRET_VARIABLES: Final = (
+    _SECRET,
+    _LEGACY_SECRET,
+    _WORKER_TOKEN,
+    "SUPABASE_JWT_SECRET",
+    "SUPABASE_JWT_SIGNING_KEY",
+    _SMTP_URL,
+    _REDACT_KEY,
+)
+"""What opens the project, or its mail server. Nothing but the worker itself needs it, nor the secrets of webhooks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,8 +69,9 @@ class WorkerConfig:
     """Everything a worker process needs to know. Validated when built.
 
     :ivar url: the project's URL.
-    :ivar secret_key: the worker's own secret key (``sb_secret_…``); never shown.
-    :ivar publishable_key: the key that goes with tokens of users; only ``ctx.supabase`` needs it.
+    :ivar secret_key: the worker's own secret key (``sb_secret_…``); never shown. Not used if there is a token.
+    :ivar worker_token: a JWT of role ``runhold_worker``, which may do less; never shown.
+    :ivar publishable_key: the key that goes with tokens: the worker's, and those of users for ``ctx.supabase``.
     :ivar jwt_secret: the project's legacy HS256 secret, to act as users with; or
     :ivar jwt_signing_key: a private JWK (ES256 or RS256) of the project, as a JSON text, for the same purpose.
     :ivar tenant_claim: the member of a token's ``app_metadata`` that names the tenant.
@@ -61,6 +80,7 @@ class WorkerConfig:
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
     :ivar poll_s: seconds between looks for work while Realtime is not heard, or not used.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
+    :ivar redact_keys: Fernet keys for redacted fields, newest first: the first encrypts, all decrypt.
     :ivar webhook_secrets: the variables ``RUNHOLD_WEBHOOK_SECRET…``, by name: what webhooks of reviews are signed with.
     :ivar smtp_url: the mail server for messages to reviewers, with user and password; without it, e-mail is left to
         other workers.
@@ -70,7 +90,8 @@ class WorkerConfig:
     """
 
     url: str
-    secret_key: str = field(repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    worker_token: str | None = field(default=None, repr=False)
     publishable_key: str | None = field(default=None, repr=False)
     jwt_secret: str | None = field(default=None, repr=False)
     jwt_signing_key: str | None = field(default=None, repr=False)
@@ -80,6 +101,7 @@ class WorkerConfig:
     grace_s: float = DEFAULT_GRACE_S
     poll_s: float = DEFAULT_POLL_S
     realtime: bool = True
+    redact_keys: Sequence[str] = field(default=(), repr=False)
     webhook_secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     smtp_url: str | None = field(default=None, repr=False)
     mail_from: str | None = None
@@ -89,6 +111,7 @@ class WorkerConfig:
         mistakes = [*self._mistakes()]
         if mistakes:
             raise ConfigError(" ".join(mistakes))
+        self.token()
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **options: Any) -> WorkerConfig:
@@ -105,24 +128,21 @@ class WorkerConfig:
             found = (environ.get(name, "").strip() for name in names)
             return next((value for value in found if value), None)
 
-        url, secret = read(_URL), read(_SECRET, _LEGACY_SECRET)
-        missing = [
-            sentence
-            for value, sentence in (
-                (url, f"Set {_URL} to the project's URL, such as https://abcdefgh.supabase.co."),
-                (secret, f"Set {_SECRET} to a secret key of the project (sb_secret_…)."),
-            )
-            if value is None
-        ]
-        if url is None or secret is None:
+        url, token, secret = read(_URL), read(_WORKER_TOKEN), read(_SECRET, _LEGACY_SECRET)
+        if url is None:
+            missing = [f"Set {_URL} to the project's URL, such as https://abcdefgh.supabase.co."]
+            if not secret and not token:
+                missing.append(_NO_SECRET)
             raise ConfigError(" ".join(missing))
         return cls(
             url=url,
             secret_key=secret,
-            publishable_key=read("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY"),
+            worker_token=token,
+            publishable_key=read(_PUBLISHABLE, "SUPABASE_ANON_KEY"),
             jwt_secret=read("SUPABASE_JWT_SECRET"),
             jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
             tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
+            redact_keys=(read(_REDACT_KEY) or "").replace(",", " ").split(),
             webhook_secrets={
                 name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)
             },
@@ -133,13 +153,29 @@ class WorkerConfig:
         )
 
     @property
+    def access(self) -> Access:
+        """What the worker presents: its token beside the publishable key, else its secret key."""
+        if self.worker_token and self.publishable_key:
+            return Access(self.publishable_key, self.worker_token)
+        return Access(self.secret_key or "")
+
+    def token(self) -> WorkerToken | None:
+        """What the worker's token says, if it has one.
+
+        :raises ConfigError: it ended meanwhile.
+        """
+        return read_worker_token(self.worker_token, now=time.time()) if self.worker_token else None
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
         keys = (
             self.secret_key,
+            self.worker_token,
             self.jwt_secret,
             self.jwt_signing_key,
             *_private_members(self.jwt_signing_key),
+            *self.redact_keys,
             *self.webhook_secrets.values(),
             self.smtp_url,
             *_passwords(self.smtp_url),
@@ -151,14 +187,19 @@ class WorkerConfig:
             sentence
             for wrong, sentence in (
                 (not _is_project_url(self.url), f"{_URL} is {self.url!r}: give https://… without a path."),
-                (not _is_key(self.secret_key), f"{_SECRET} holds characters that no key has: copy it again."),
+                (not self.secret_key and not self.worker_token, _NO_SECRET),
                 (
-                    self.secret_key.startswith("sb_publishable_"),
+                    bool(self.worker_token) and not self.publishable_key,
+                    f"{_WORKER_TOKEN} goes beside the project's publishable key: set {_PUBLISHABLE}, too.",
+                ),
+                (not _is_key(self.secret_key or "-"), f"{_SECRET} holds characters that no key has: copy it again."),
+                (
+                    (self.secret_key or "").startswith("sb_publishable_"),
                     f"{_SECRET} is a publishable key: a worker needs a secret one (sb_secret_…).",
                 ),
                 (
                     self.publishable_key is not None and self.publishable_key.startswith("sb_secret_"),
-                    "SUPABASE_PUBLISHABLE_KEY is a secret key: tools would get it. Give the publishable one.",
+                    f"{_PUBLISHABLE} is a secret key: tools would get it. Give the publishable one.",
                 ),
                 (not 1 <= self.capacity <= MAX_CAPACITY, f"The capacity is {self.capacity}: give a whole "
                  f"number from 1 to {MAX_CAPACITY}."),

@@ -17,6 +17,8 @@ from uuid import UUID
 
 import httpx
 
+from runhold.store.client import Access
+
 logger = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 0.25
@@ -46,15 +48,20 @@ class Progress:
     """Sends the progress of a worker's runs. ``run()`` is its task.
 
     :param url: the project's URL.
-    :param key: the worker's API key.
+    :param access: what the worker presents.
     :param http: the client that sends; its owner closes it.
     """
 
     def __init__(
-        self, url: str, key: str, http: httpx.AsyncClient, *, clock: Callable[[], float] = time.monotonic
+        self,
+        url: str,
+        access: Access,
+        http: httpx.AsyncClient,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = f"{url.rstrip('/')}/realtime/v1/api/broadcast"
-        self._headers = {"apikey": key, "Authorization": f"Bearer {key}"}
+        self._headers = access.headers
         self._http = http
         self._clock = clock
         self._pending: dict[UUID, _Pending] = {}

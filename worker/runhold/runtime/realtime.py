@@ -23,6 +23,7 @@ from realtime.types import (
 )
 
 from runhold.errors import ConfigError
+from runhold.store.client import Access
 
 logger = logging.getLogger(__name__)
 
@@ -55,8 +56,8 @@ class Connection(Protocol):
         ...
 
 
-Connect = Callable[[str, str, Topics, Callable[[], None]], Awaitable[Connection]]
-"""(url, key, topics, on_ready) → a joined connection. Raises if it can't connect or join. ``on_ready`` is called
+Connect = Callable[[str, Access, Topics, Callable[[], None]], Awaitable[Connection]]
+"""(url, access, topics, on_ready) → a joined connection. Raises if it can't connect or join. ``on_ready`` is called
 whenever the server says that from here on it delivers: a join may be answered seconds before that."""
 
 
@@ -78,10 +79,10 @@ def require_version(found: str | None = None) -> None:
         )
 
 
-async def connect(url: str, key: str, topics: Topics, on_ready: Callable[[], None]) -> Connection:
+async def connect(url: str, access: Access, topics: Topics, on_ready: Callable[[], None]) -> Connection:
     """Connect with realtime-py and join ``topics``, all private, on one socket."""
     logging.getLogger("websockets.client").addFilter(_hide_handshakes)
-    connection = _RealtimePy(url, key, on_ready)
+    connection = _RealtimePy(url, access, on_ready)
     try:
         await asyncio.wait_for(connection.join(topics), JOIN_TIMEOUT_S)
     except BaseException:
@@ -91,15 +92,18 @@ async def connect(url: str, key: str, topics: Topics, on_ready: Callable[[], Non
 
 
 class _RealtimePy:
-    def __init__(self, url: str, key: str, on_ready: Callable[[], None]) -> None:
+    def __init__(self, url: str, access: Access, on_ready: Callable[[], None]) -> None:
         self.trouble = asyncio.Event()
         self.why = ""
         self._on_ready = on_ready
         self._client = AsyncRealtimeClient(
-            f"{url.rstrip('/')}/realtime/v1", key, auto_reconnect=False, max_retries=1
+            f"{url.rstrip('/')}/realtime/v1", access.api_key, auto_reconnect=False, max_retries=1
         )
+        self._token = access.token
 
     async def join(self, topics: Topics) -> None:
+        if self._token:
+            await self._client.set_auth(self._token)
         await self._client.connect()
         listening: Any = self._client._listen_task  # pyright: ignore
         if listening is not None:

@@ -10,6 +10,7 @@ import random
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Final, Protocol
 from uuid import UUID, uuid4
 
@@ -46,12 +47,14 @@ class Registered:
 
     :ivar definitions: what its agents are, by type, under the ids that the database gave them.
     :ivar types: what operators said about them when it registered.
+    :ivar database_time: when that was, by the database's clock.
     """
 
     worker_id: UUID
     definitions: Mapping[str, Definition]
     types: Mapping[str, TypeSettings]
     lease: Lease
+    database_time: datetime | None = None
 
 
 async def register(
@@ -106,7 +109,13 @@ async def register(
             logger.warning("registering took longer than the lease of %g s: once more", config.lease_s)
             continue
         definitions = {name: _definition(answer.definitions[name], name, given[name]) for name in agents}
-        return Registered(worker_id=worker.id, definitions=definitions, types=answer.types, lease=lease)
+        return Registered(
+            worker_id=worker.id,
+            definitions=definitions,
+            types=answer.types,
+            lease=lease,
+            database_time=answer.now,
+        )
     return None
 
 

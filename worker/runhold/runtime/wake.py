@@ -121,7 +121,7 @@ class Listener:
             steady, why = False, "recycled"
             try:
                 connection = await self._connect(
-                    self._config.url, self._config.secret_key, self._topics(), self._on_joined
+                    self._config.url, self._config.access, self._topics(), self._on_joined
                 )
                 try:
                     steady, why = await self._listen(connection)
@@ -133,7 +133,9 @@ class Listener:
             if why == "recycled":
                 continue
             attempt = 1 if steady else attempt + 1
-            why = self.stats.last_trouble = why.replace(self._config.secret_key, HIDDEN)
+            for secret in self._config.secrets:
+                why = why.replace(secret, HIDDEN)
+            self.stats.last_trouble = why
             level = logging.WARNING if attempt <= 1 else logging.DEBUG
             logger.log(level, "Realtime is not heard, polling instead until it is: %s", why)
             await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10))))

@@ -20,6 +20,7 @@ import httpx
 from runhold.agents import Agent
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop.ports import ChatModel
+from runhold.loop.redaction import Redaction
 from runhold.models.breaker import Breaker
 from runhold.models.openai import OpenAIChatModel
 from runhold.models.prices import Prices
@@ -32,7 +33,9 @@ from runhold.runtime.runs import Equipment
 from runhold.runtime.session import Session
 from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
+from runhold.runtime.worker_token import warn_before_the_end
 from runhold.store.gateway import Gateway
+from runhold.store.redact import MAKE_KEY, REDACT_KEY, Vault
 from runhold.tls import tls_context
 
 logger = logging.getLogger(__name__)
@@ -66,11 +69,16 @@ async def run_worker(
     stop = stop_event or asyncio.Event()
     async with _equipment(config, agents, model) as equipment:
         timeout_s = max(config.lease_s / BEATS_PER_LEASE, MIN_TIMEOUT_S)
-        gateway = await Gateway.open(config.url, config.secret_key, timeout_s=timeout_s)
+        token = config.token()
+        warning = asyncio.create_task(warn_before_the_end(token), name="token's end") if token else None
+        gateway = await Gateway.open(config.url, config.access, timeout_s=timeout_s)
         try:
             with contextlib.nullcontext() if stop_event else _stopping_on_signals(stop):
                 await _sessions(config, equipment, gateway, stop)
         finally:
+            if warning is not None:
+                warning.cancel()
+                await asyncio.gather(warning, return_exceptions=True)
             await gateway.aclose()
     return 0
 
@@ -80,7 +88,7 @@ async def _sessions(
 ) -> None:
     """One registration after the other: a new one whenever the lease of the last was lost."""
     beat_s = config.lease_s / BEATS_PER_LEASE
-    open_heartbeat = partial(Gateway.open, config.url, config.secret_key, timeout_s=beat_s, connections=1)
+    open_heartbeat = partial(Gateway.open, config.url, config.access, timeout_s=beat_s, connections=1)
     first = True
     former: Session | None = None
     while not stop.is_set():
@@ -115,6 +123,7 @@ async def _equipment(
 ) -> AsyncGenerator[Equipment]:
     """What all runs share, opened and closed together."""
     by_type = {agent.type: agent for agent in agents}
+    vault = _vault(config, agents)
     key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
     users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
     own_model = OpenAIChatModel.from_env() if model is None else None
@@ -124,7 +133,7 @@ async def _equipment(
     http = httpx.AsyncClient(
         verify=tls_context(config.url), limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS)
     )
-    progress = Progress(config.url, config.secret_key, http) if config.realtime else None
+    progress = Progress(config.url, config.access, http) if config.realtime else None
     sending = asyncio.create_task(progress.run(), name="progress") if progress else None
     try:
         yield Equipment(
@@ -134,6 +143,7 @@ async def _equipment(
             prices=prices,
             user_client=users,
             progress=progress.sink if progress else lambda _: None,
+            vault=vault,
         )
     finally:
         if sending is not None:
@@ -152,6 +162,20 @@ async def _equipment(
                 breaker.turned_away[name],
                 extra={"action": "model_outages"},
             )
+
+
+def _vault(config: WorkerConfig, agents: Sequence[Agent]) -> Vault | None:
+    """What encrypts redacted fields; None: nothing is to be redacted, and no key was given.
+
+    :raises ConfigError: a key is missing or is none.
+    """
+    redacting = next((agent.type for agent in agents if Redaction.of(agent)), None)
+    if redacting is not None and not config.redact_keys:
+        raise ConfigError(
+            f"Agent {redacting!r} redacts fields, so its workers need a key to encrypt them with, the same on all of "
+            f"them: set {REDACT_KEY} (make one with `{MAKE_KEY}`)."
+        )
+    return Vault(config.redact_keys) if config.redact_keys else None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import httpx
@@ -38,6 +39,9 @@ _UNAVAILABLE_STATUSES: Final = frozenset({429, 502, 503, 504, 520, 521, 522, 523
 """Statuses of gateways (and PostgREST without a database): the call may or may not have been carried out."""
 
 _DENIED_CODES: Final = frozenset({"42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
+_NO_SUCH_ROLE: Final = "22023"
+"""Of a token whose role the database does not have: its migrations are older."""
+
 _MISSING_FUNCTION: Final = "PGRST202"
 
 
@@ -56,11 +60,27 @@ class UnreadableAnswer(StoreUnavailable):
     """The call was answered with success, in no JSON that can be read: nobody knows what happened."""
 
 
-async def connect(url: str, key: str, *, timeout_s: float, connections: int) -> AsyncClient:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What a caller presents to a project. Never shown, never logged, never part of an error.
+
+    :ivar api_key: names the project. A secret key also says who is asking.
+    :ivar token: a JWT that says who is asking, beside a publishable key; None: the key does.
+    """
+
+    api_key: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """For a request over HTTP."""
+        return {"apikey": self.api_key, "Authorization": f"Bearer {self.token or self.api_key}"}
+
+
+async def connect(url: str, access: Access, *, timeout_s: float, connections: int) -> AsyncClient:
     """A supabase client with a connection pool of its own. Opens no connection yet.
 
     :param url: the project's URL (``SUPABASE_URL``).
-    :param key: the API key; never logged, never part of an error.
     :param timeout_s: seconds without a byte after which a request is given up, its outcome unknown.
     :param connections: size of the pool. HTTP/1.1: cheaper per call in Python than HTTP/2, and no GOAWAY.
     :raises ConfigError: the URL or the key cannot be one.
@@ -81,8 +101,10 @@ async def connect(url: str, key: str, *, timeout_s: float, connections: int) -> 
         postgrest_client_timeout=timeout,
         httpx_client=http,
     )
+    if access.token:
+        options.headers = {**options.headers, "Authorization": f"Bearer {access.token}"}
     try:
-        return await acreate_client(url, key, options)
+        return await acreate_client(url, access.api_key, options)
     except Exception as error:
         await http.aclose()
         raise ConfigError(f"SUPABASE_URL is not the URL of a Supabase project: {url!r}") from error
@@ -96,6 +118,7 @@ class Rpc:
         postgrest = client.postgrest
         self._session = postgrest.session
         self._headers = {**dict(postgrest.headers), "Content-Type": "application/json"}
+        self._has_token = client.supabase_key not in postgrest.headers["Authorization"]
         self._base_url = f"{str(postgrest.base_url).rstrip('/')}/rpc/"
 
     async def call(self, name: str, params: Mapping[str, Any], *, deadline_s: float) -> Any:
@@ -136,7 +159,7 @@ class Rpc:
             raise StoreUnavailable(f"no answer from {name}: {what}") from error
         if response.is_success:
             return _answer(name, response)
-        raise _failure(name, response)
+        raise _failure(name, response, has_token=self._has_token)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -159,8 +182,14 @@ def missing_function(name: str) -> ConfigError:
     )
 
 
-def denied(detail: str) -> ConfigError:
-    """The sentence for a key that may not do a worker's work."""
+def denied(detail: str, *, has_token: bool = False) -> ConfigError:
+    """The sentence for a key, or a token, that may not do a worker's work."""
+    if has_token:
+        return ConfigError(
+            f"the project refuses the worker's token ({detail}): set RUNHOLD_WORKER_TOKEN to a new one "
+            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL), and run `supabase db push` "
+            "if the migrations are older than this worker"
+        )
     return ConfigError(
         f"the database refuses the worker's key ({detail}): set SUPABASE_SECRET_KEY to a secret key of the "
         "project at SUPABASE_URL (sb_secret_…, or the legacy service_role key)"
@@ -177,7 +206,7 @@ def _answer(name: str, response: httpx.Response) -> Any:
         raise UnreadableAnswer(f"the answer of {name} is not JSON that can be read: {error}") from error
 
 
-def _failure(name: str, response: httpx.Response) -> Exception:
+def _failure(name: str, response: httpx.Response, *, has_token: bool) -> Exception:
     status = response.status_code
     body = _error_body(response)
     code = body.get("code")
@@ -185,14 +214,14 @@ def _failure(name: str, response: httpx.Response) -> Exception:
     hint = body.get("hint")
     if code == "RH012":
         return WorkerDead(message, code=code, hint=hint)
-    if isinstance(code, str) and code in _DENIED_CODES:
-        return denied(message)
+    if code in _DENIED_CODES or (code == _NO_SUCH_ROLE and has_token):
+        return denied(message, has_token=has_token)
     if isinstance(code, str) and len(code) >= 5:  # SQLSTATE or PGRST…: not a gateway's number
         return Refused(message, code=code, hint=hint)
     if status in _UNAVAILABLE_STATUSES or status >= 500:
         return _unavailable(f"{name} answered {status} {message}", response)
     if status in (401, 403):
-        return denied(message)
+        return denied(message, has_token=has_token)
     if status in (301, 302, 307, 308, 404, 405):
         return ConfigError(f"SUPABASE_URL leads to no Supabase API: {name} answered {status} {message}")
     return Refused(message, code=str(status), hint=hint)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from runhold.errors import StoreUnavailable
 from runhold.loop.ports import Definition, JsonObject, Run
-from runhold.store.client import Rpc, connect
+from runhold.store.client import Access, Rpc, connect
 from runhold.store.records import (
     Claim,
     Heartbeat,
@@ -65,10 +65,10 @@ class Gateway:
 
     @classmethod
     async def open(
-        cls, url: str, key: str, *, timeout_s: float = CALL_TIMEOUT_S, connections: int = POOL_SIZE
+        cls, url: str, access: Access, *, timeout_s: float = CALL_TIMEOUT_S, connections: int = POOL_SIZE
     ) -> Gateway:
         """A gateway with connections of its own. Opens none yet."""
-        return cls(Rpc(await connect(url, key, timeout_s=timeout_s, connections=connections)))
+        return cls(Rpc(await connect(url, access, timeout_s=timeout_s, connections=connections)))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -47,6 +47,7 @@ class Registration:
 
     :ivar definitions: agent type → id of the definition that this worker runs.
     :ivar lease_ms: length of the lease in milliseconds, counted from *sending* the request.
+    :ivar now: the database's time.
     """
 
     definitions: Mapping[str, UUID]
@@ -54,6 +55,7 @@ class Registration:
     schema_version: int = 1
     types_version: int = 0
     types: Mapping[str, TypeSettings] = field(default_factory=dict[str, TypeSettings])
+    now: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
