@@ -1,16 +1,32 @@
-"""An outbox in memory, and a notifier that works on it."""
+"""An outbox in memory, a notifier that works on it, and messages for webhooks."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID, uuid4
 
 from runhold.errors import StoreUnavailable
 from runhold.runtime.notifications import Channel, Notifier
+from runhold.runtime.webhook import Webhook
 from runhold.store.records import Notification
+
+NAME = "RUNHOLD_WEBHOOK_SECRET"
+KEY = b"k" * 24
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+def message(url: str) -> Notification:
+    target = {"url": url, "secret_name": NAME}
+    return Notification(id=uuid4(), channel="webhook", target=target, body='{"a": "ü"}', attempt=1)
+
+
+def webhook(**options: Any) -> Webhook:
+    return Webhook(**{"secrets": {NAME: SECRET}, "development": True, **options})
 
 
 @dataclass

@@ -7,32 +7,18 @@ import hashlib
 import hmac
 import time
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 from endpoint import endpoint, hang
-from outbox import Outbox, notifying
+from outbox import KEY, NAME, Outbox, message, notifying, webhook
 
 from runhold.errors import StoreUnavailable
 from runhold.runtime.notifications import Undeliverable
 from runhold.runtime.webhook import Webhook, refuse_address, sign
 from runhold.store.records import Notification
 from runhold.testing.chaos.patience import eventually
-
-NAME = "RUNHOLD_WEBHOOK_SECRET"
-KEY = b"k" * 24
-SECRET = "whsec_" + base64.b64encode(KEY).decode()
-
-
-def message(url: str) -> Notification:
-    target = {"url": url, "secret_name": NAME}
-    return Notification(id=uuid4(), channel="webhook", target=target, body='{"a": "ü"}', attempt=1)
-
-
-def webhook(**options: Any) -> Webhook:
-    return Webhook(**{"secrets": {NAME: SECRET}, "development": True, **options})
 
 
 def verified(headers: dict[str, str], body: bytes) -> bool:

@@ -92,3 +92,37 @@ def test_keys_are_never_shown() -> None:
     with pytest.raises(ConfigError) as caught:
         WorkerConfig(url="https://x.supabase.co", secret_key="sb_secret hidden")
     assert "hidden" not in str(caught.value)
+
+
+MAIL = {
+    "RUNHOLD_SMTP_URL": "smtps://me:hunter%402@mail.example.org",
+    "RUNHOLD_MAIL_FROM": "Us <us@example.org>",
+}
+
+
+def test_mail_is_configured_and_its_password_a_secret() -> None:
+    config = WorkerConfig.from_env(ENV | MAIL | {"RUNHOLD_REVIEW_URL": "https://x.example.org/{review_id}"})
+    assert (config.mail_from, config.review_url) == (
+        "Us <us@example.org>",
+        "https://x.example.org/{review_id}",
+    )
+    assert {MAIL["RUNHOLD_SMTP_URL"], "hunter%402", "hunter@2"} <= set(config.secrets)
+    assert "hunter%402" not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (MAIL | {"RUNHOLD_MAIL_FROM": ""}, r"Set RUNHOLD_MAIL_FROM"),
+        (MAIL | {"RUNHOLD_MAIL_FROM": "us"}, r"RUNHOLD_MAIL_FROM is 'us'"),
+        (
+            MAIL | {"RUNHOLD_SMTP_URL": "smtps://me:hunter/2@mail.example.org"},
+            r"RUNHOLD_SMTP_URL must be like",
+        ),
+        ({"RUNHOLD_REVIEW_URL": "javascript:alert(1)"}, r"RUNHOLD_REVIEW_URL is"),
+    ],
+)
+def test_mistakes_in_mail_are_named(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        WorkerConfig.from_env(ENV | environment)
+    assert "hunter" not in str(refused.value)

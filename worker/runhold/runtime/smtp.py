@@ -63,7 +63,10 @@ def sender(text: str) -> Address:
     :raises ValueError: it is no single address.
     """
     message = EmailMessage(SMTP)
-    message["From"] = text
+    try:
+        message["From"] = text
+    except IndexError:  # the parser's own, on "me@"
+        raise ValueError("it is no e-mail address") from None
     header = message["From"]
     if header.defects or len(header.addresses) != 1 or not all(header.addresses[0].addr_spec.partition("@")):
         raise ValueError("it is no e-mail address")
