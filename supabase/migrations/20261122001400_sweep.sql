@@ -147,6 +147,7 @@ begin
   end if;
   perform runhold.set_actor('system');
   perform runhold.note_sweep();
+  perform runhold.prune_lanes();
   return jsonb_build_object(
     'requeued', runhold.sweep_workers(),
     'expired', runhold.sweep_reviews(),

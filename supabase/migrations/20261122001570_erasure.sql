@@ -15,6 +15,8 @@ begin
   -- their runs are gone by now: what these had set aside in the budgets of many is used up
   perform runhold.charge_erased();
   delete from public.agent_usage g using old_users u where g.scope = 'user' and g.scope_key = u.id::text;
+  delete from runhold.lanes l using old_users u where l.user_id = u.id;
+  delete from runhold.lane_scans s using old_users u where s.last_user_id = u.id;
   return null;
 end;
 $$;
