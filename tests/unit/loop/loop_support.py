@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 from runhold import Agent
@@ -25,6 +25,8 @@ from runhold.loop.ports import (
     ModelReply,
     PersonMessage,
     ReleaseReason,
+    Reserve,
+    Reserved,
     Review,
     Run,
     Started,
@@ -135,6 +137,57 @@ class Signals:
 
 
 @dataclass
+class Budget:
+    """A budget in tokens, and maybe USD, that rows share; and what was used and is reserved of it."""
+
+    tokens: int
+    usd: float | None = None
+    on_budget: Literal["fail", "wait"] = "fail"
+    used: int = 0
+    used_usd: float = 0
+    reserved: dict[UUID, tuple[int, float]] = field(default_factory=dict)
+    charged: list[int] = field(default_factory=list)
+
+    def ask(self, run: UUID, step: int, wish: Reserve) -> Reserved:
+        """All or a part of ``wish`` for ``run``, or why not."""
+        self.reserved.pop(run, None)
+        detail = {"limit": "budget", "scope": "all", "period": "day", "step": step}
+        if self.usd is not None and wish.max_usd is None:
+            return Reserved(granted=False, then="fail", detail={**detail, "reason": "no_price"})
+        granted: list[float] = []
+        caps = [(self.tokens, self.used, 0, wish.min_tokens, wish.max_tokens)]
+        if self.usd is not None:
+            caps.append((self.usd, self.used_usd, 1, wish.min_usd, wish.max_usd))
+        for cap, used, part, least, most in caps:
+            free = cap - used - sum(held[part] for held in self.reserved.values())
+            if free >= most:
+                granted.append(most)
+            elif free >= least and not self.reserved:
+                granted.append(free)
+            elif cap - used >= least:
+                why = {**detail, "reason": "reserved_by_others"}
+                return Reserved(granted=False, then="wait", delay_ms=7_000, detail=why)
+            else:
+                why = {**detail, "reason": "exceeded"}
+                return Reserved(granted=False, then=self.on_budget, delay_ms=3_600_000, detail=why)
+        usd = granted[1] if len(granted) > 1 else wish.max_usd
+        self.reserved[run] = (int(granted[0]), usd or 0)
+        return Reserved(granted=True, tokens=int(granted[0]), usd=usd)
+
+    def settle(self, run: UUID, tokens: int, usd: float) -> None:
+        """A step was recorded."""
+        self.used, self.used_usd = self.used + tokens, self.used_usd + usd
+        self.reserved.pop(run, None)
+
+    def leave(self, run: UUID, *, charge: bool) -> None:
+        """The run leaves its worker: give back what it holds, or charge it as estimated."""
+        tokens, usd = self.reserved.pop(run, (0, 0))
+        if charge and tokens:
+            self.used, self.used_usd = self.used + tokens, self.used_usd + usd
+            self.charged.append(tokens)
+
+
+@dataclass
 class Row:
     """One run in the database."""
 
@@ -153,6 +206,7 @@ class Row:
     state: dict[str, Any] = field(default_factory=dict)
     active_ms: int = 0
     cancel_requested: bool = False
+    budget: Budget | None = None
     outage_since: datetime | None = None
     resumed_after_step: int = 0
     result: Any = None
@@ -192,11 +246,13 @@ class Row:
             calls=self._sorted_calls(),
             reviews=list(self.reviews),
             messages=list(self.messages),
+            budgeted=self.budget is not None,
         )
 
     def apply(self, entry: Entry, fence: int) -> Verdict:
         if self.status != "running" or fence != self.fence:
             return Verdict(kind="fenced")
+        assert not (entry.charge and entry.step), "a recorded step is charged as it was"
         self.entries.append(entry)
         transition = entry.transition
         intents = bool(entry.starts or entry.reviews) or any(
@@ -222,6 +278,12 @@ class Row:
             kind = "continue"
         if transition is not None and kind == "ok":
             self._move(transition)
+        reserved = None
+        if self.budget is not None:
+            if transition is not None and kind == "ok":
+                self.budget.leave(self.id, charge=entry.charge)
+            if entry.reserve is not None and kind != "stop":
+                reserved = self.budget.ask(self.id, len(self.steps) + 1, entry.reserve)
         return Verdict(
             kind=kind,
             code=code,
@@ -231,6 +293,8 @@ class Row:
             calls=self._sorted_calls() if kind == "continue" else (),
             reviews=list(self.reviews) if kind == "continue" else (),
             messages=list(self.messages),
+            budgeted=self.budget is not None and kind in ("ok", "continue"),
+            reserved=reserved,
         )
 
     def _passed(self, entry: Entry) -> tuple[str | None, Any]:
@@ -251,6 +315,8 @@ class Row:
         if entry.step is not None:
             assert entry.step.step_number == len(self.steps) + 1
             self.steps.append(entry.step)
+            if self.budget is not None:
+                self.budget.settle(self.id, _tokens(entry.step), entry.step.cost_usd)
             self.messages = [m for m in self.messages if m.id not in entry.step.delivered]
             self.outage_since = None
         for call in entry.calls:
@@ -378,6 +444,8 @@ class Row:
         """The lease ended."""
         if self.status != "running":
             return  # it has left the worker already
+        if self.budget is not None:
+            self.budget.leave(self.id, charge=True)
         for key, call in self.calls.items():
             if call.status == "running":
                 unsafe = call.effect == "unsafe"
@@ -465,6 +533,8 @@ class Log:
 
     def append(self, entry: Entry) -> Awaitable[Verdict]:
         assert entry.transition is None or not self._queue, "a run leaves when all it wrote is confirmed"
+        waits = any(queued.reserve for queued, _ in self._queue)
+        assert not waits, "who reserved does nothing before it knows what it got"
         verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._queue.append((entry, verdict))
         steps = sum(queued.step is not None for queued, _ in self._queue)

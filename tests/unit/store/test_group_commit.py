@@ -15,6 +15,7 @@ from runhold.errors import Refused, StoreError, StoreUnavailable
 from runhold.loop.ports import (
     Entry,
     OpenReview,
+    Reserve,
     Result,
     Start,
     Step,
@@ -160,6 +161,27 @@ async def test_a_result_is_not_merged_with_the_start_it_follows(database: FakeDa
         ["execution", "fence", "seq", "starts"],
         ["execution", "fence", "results", "seq"],
     ]
+
+
+async def test_a_reservation_goes_with_what_is_unsent_and_nothing_behind_it(database: FakeDatabase) -> None:
+    """Behind a step it means what comes after the step; before one it would mean something else."""
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(_step(1))
+        log.append(Entry(results=[Result(step_number=1, position=0, status="failed")]))
+        log.append(Entry(reserve=Reserve(min_tokens=1, max_tokens=2, min_usd=0.1, max_usd=0.2)))
+        await log.append(_step(2))
+        await log.append(Entry(reserve=Reserve(min_tokens=3, max_tokens=4)))
+        await log.append(Entry(charge=True, transition=Transition(to="cancelled")))
+    assert [sorted(entry)[-4:] for entry in run.entries] == [
+        ["reserve", "results", "seq", "steps"],
+        ["execution", "fence", "seq", "steps"],
+        ["execution", "fence", "reserve", "seq"],
+        ["execution", "fence", "seq", "transition"],
+    ]
+    assert run.entries[0]["reserve"] == {"min_tokens": 1, "max_tokens": 2, "min_usd": 0.1, "max_usd": 0.2}
+    assert run.entries[2]["reserve"] == {"min_tokens": 3, "max_tokens": 4}
+    assert [entry.get("charge") for entry in run.entries] == [None, None, None, True]
 
 
 async def test_nothing_is_merged_behind_a_transition(database: FakeDatabase) -> None:

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from runhold.errors import StoreError
-from runhold.loop.ports import Usage
+from runhold.loop.ports import Reserved, Usage
 from runhold.store.records import read_claim, read_heartbeat, read_run, read_verdict
 
 RUN: dict[str, Any] = {
@@ -143,3 +143,23 @@ def test_a_plain_ok_costs_nothing() -> None:
     plain = {"verdict": "ok", "code": None, "started": [], "messages": None, "cancel_requested": False}
     assert read_verdict(plain) is read_verdict({"verdict": "ok"})
     assert read_verdict({**plain, "cancel_requested": True}).cancel_requested
+    assert not read_verdict(plain).budgeted
+    assert read_verdict({**plain, "budgeted": True}) is read_verdict({"verdict": "ok", "budgeted": True})
+    assert read_verdict({**plain, "budgeted": True}).budgeted
+
+
+def test_what_budgets_grant_is_read() -> None:
+    granted = {"granted": True, "tokens": 600, "usd": None}
+    read = read_verdict({"verdict": "ok", "budgeted": True, "reserved": granted})
+    assert (read.budgeted, read.reserved) == (True, Reserved(granted=True, tokens=600))
+    refused = {"granted": False, "then": "wait", "delay_ms": 7000, "detail": {"reason": "exceeded"}}
+    assert read_verdict({"verdict": "continue", "reserved": refused}).reserved == Reserved(
+        granted=False, then="wait", delay_ms=7000, detail={"reason": "exceeded"}
+    )
+    with pytest.raises(StoreError, match="then"):
+        read_verdict({"verdict": "ok", "reserved": {**refused, "then": "perhaps"}})
+
+
+def test_a_run_is_budgeted_if_the_claim_says_so() -> None:
+    assert not read_run(RUN).budgeted
+    assert read_run({**RUN, "budgeted": True}).budgeted

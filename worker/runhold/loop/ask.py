@@ -84,6 +84,7 @@ class Asker:
         if on_text is not None:
             params[STREAM] = True
         body = self._conversation.request(injected.messages, params)
+        self._journal.owes = allowance.is_reserved
         began = self._clock.monotonic()
         reply = await self._reply(body, allowance, on_text)
         seconds = self._clock.monotonic() - began
@@ -123,11 +124,13 @@ class Asker:
         except (ModelTimeout, TimeoutError) as error:
             raise self._timed_out(allowance) from error
         except ModelUnavailable as error:
+            self._journal.owes = False
             since, patience_s = self._journal.run.outage_since, self._limits.model_outage_max_s
             if self._journal.steps[len(self._journal.run.steps) :]:
                 since = None  # a step since then: this is a new outage
             raise outage_ending(error, since, self._clock.now(), patience_s) from error
         except ModelRejected as error:
+            self._journal.owes = False
             raise failed(
                 "MODEL_ERROR",
                 clean_text(f"The model's API refused the request: {error}"),

@@ -26,6 +26,7 @@ ErrorCode = Literal[
     "INVALID_INPUT",
     "INVALID_OUTPUT",
     "REVIEW_EXPIRED",
+    "BUDGET_EXCEEDED",
     "STOPPED_BY_REVIEWER",
     "INTERNAL_ERROR",
 ]
@@ -90,9 +91,10 @@ def paused(entry: Entry = _NOTHING) -> Ending:
     return Ending(Transition(to="awaiting_review"), entry)
 
 
-def released(reason: ReleaseReason, *, delay_s: float = 0) -> Ending:
-    """Another worker, or this one later, goes on; not counted as an attempt."""
-    return Ending(Transition(to="pending", reason=reason, delay_ms=round(delay_s * 1000)))
+def released(reason: ReleaseReason, *, delay_s: float = 0, detail: JsonObject | None = None) -> Ending:
+    """Another worker, or this one later, goes on; not counted as an attempt. ``detail`` tells the run's owner why."""
+    delay_ms = round(delay_s * 1000)
+    return Ending(Transition(to="pending", reason=reason, delay_ms=delay_ms, detail=detail))
 
 
 def stopped(verdict: Verdict) -> Ending:

@@ -83,8 +83,10 @@ def _closing_entry(journal: Journal, ending: Ending) -> Entry:
         # of the others the database knows that they were cut off: a retry runs them again
         left = [_left_behind(call) for call in calls if call.status == "running" and call.effect == "unsafe"]
     if journal.broken:
-        return Entry(transition=transition)  # all that a log still takes after it refused an entry
-    return replace(entry, results=[*entry.results, *left], transition=transition)
+        # all that a log still takes after it refused an entry
+        return Entry(transition=transition, charge=journal.owes)
+    charge = journal.owes and entry.step is None
+    return replace(entry, results=[*entry.results, *left], transition=transition, charge=charge)
 
 
 def _left_behind(call: ToolCall) -> Result:

@@ -30,16 +30,20 @@ _NOTHING: Final = Entry()
 class Allowance:
     """What the next model call may use.
 
+    :ivar input_tokens: estimated.
     :ivar max_output_tokens: bound of the answer.
     :ivar timeout_s: seconds for the answer.
     :ivar timeout_code: what it means if they pass.
     :ivar landing: the limit that is nearly used up: this call is the last, without tools.
+    :ivar is_reserved: budgets granted it, and hold it until it is settled.
     """
 
+    input_tokens: int
     max_output_tokens: int
     timeout_s: float
     timeout_code: ErrorCode
     landing: str | None = None
+    is_reserved: bool = False
 
 
 class Guard:
@@ -93,6 +97,7 @@ class Guard:
                 room, landing = limits.max_tokens - journal.tokens - input_tokens, "max_tokens"
         total_is_nearer = self.seconds_left < limits.step_timeout_s
         return Allowance(
+            input_tokens=input_tokens,
             max_output_tokens=math.floor(min(room, affordable, answer_cap or room)),
             timeout_s=min(limits.step_timeout_s, self.seconds_left),
             timeout_code="TOTAL_TIMEOUT" if total_is_nearer else "STEP_TIMEOUT",

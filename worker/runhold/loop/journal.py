@@ -42,6 +42,8 @@ class Journal:
 
     :ivar steps: all steps, in order.
     :ivar inbox: what people said and no step has delivered yet.
+    :ivar budgeted: a budget matches the run, as the database said last.
+    :ivar owes: a call of the model began that was reserved for, and the log does not have what it came to.
     :ivar broken: the database could not store an entry: only an ending without anything else is still taken.
     :ivar interrupted: done as soon as the run must not simply go on (cancelled, stopped, lost): whoever waits
         for something slow waits for this, too, and then calls :meth:`checkpoint`.
@@ -51,6 +53,8 @@ class Journal:
         self.run = run
         self.steps: list[Step] = list(run.steps)
         self.inbox: dict[UUID, PersonMessage] = {message.id: message for message in run.messages}
+        self.budgeted = run.budgeted
+        self.owes = False
         self.broken = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._calls: dict[CallKey, ToolCall] = {(call.step_number, call.position): call for call in run.calls}
@@ -195,6 +199,7 @@ class Journal:
         entry, answer = self._unconfirmed.popleft()
         if answer.exception() is not None:
             self.broken = True
+            self.owes = self.owes or (self.budgeted and entry.step is not None)
         verdict = answer.result()
         if verdict.kind == "fenced":
             raise Fenced
@@ -205,6 +210,7 @@ class Journal:
                 if call.status not in FINAL:
                     self._calls.pop((call.step_number, call.position), None)  # the intent was not stored
             raise stopped(verdict)
+        self.budgeted = verdict.budgeted
         if verdict.kind == "continue":
             self._take_present(verdict)
         if verdict.messages:
@@ -241,6 +247,7 @@ class Journal:
     def _apply(self, entry: Entry) -> None:
         if entry.step is not None:
             self.steps.append(entry.step)
+            self.owes = False
             for message in entry.step.delivered:
                 self.inbox.pop(message, None)
         self._apply_to_calls(entry)

@@ -27,7 +27,9 @@ CallStatus = Literal["pending", "awaiting_review", "running", "succeeded", "fail
 ReviewKind = Literal["approval", "unknown_outcome", "question"]
 ReviewStatus = Literal["pending", "approved", "rejected", "expired", "cancelled"]
 
-ReleaseReason = Literal["shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending"]
+ReleaseReason = Literal[
+    "shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending", "budget"
+]
 """Why a run goes back to the queue. Never counted as an attempt."""
 
 
@@ -179,6 +181,7 @@ class Run:
     calls: Sequence[ToolCall]
     reviews: Sequence[Review]
     messages: Sequence[PersonMessage]
+    budgeted: bool = False  # a budget matches the run
 
 
 # --------------------------------------------------------------------------------------------- recording
@@ -222,6 +225,19 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reserve:
+    """Ask the run's budgets for what the next call of the model may use: ``min`` at least, ``max`` if there is so much.
+
+    :ivar min_usd: US dollars, like ``max_usd``; both None if no price of the model is known.
+    """
+
+    min_tokens: int
+    max_tokens: int
+    min_usd: float | None = None
+    max_usd: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Transition:
     """How the run leaves this worker.
 
@@ -249,6 +265,11 @@ class Entry:
 
     ``calls`` are new tool calls (intents): ``pending``, ``running`` (intent of an effect about to start),
     ``awaiting_review`` (with a matching item of ``reviews``) or already final.
+
+    :ivar reserve: nothing may follow it before its verdict. A step, or how the run leaves, gives back what was reserved
+        before.
+    :ivar charge: with a transition: the call of the model that was reserved for had begun, and what it used will never
+        be known: it is charged as estimated.
     """
 
     step: Step | None = None
@@ -258,6 +279,8 @@ class Entry:
     results: Sequence[Result] = ()
     state: JsonObject | None = None
     active_ms: int = 0  # active time since the last entry
+    reserve: Reserve | None = None
+    charge: bool = False
     transition: Transition | None = None
 
 
@@ -274,6 +297,23 @@ class Started:
     reason: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reserved:
+    """The database's answer to a :class:`Reserve`.
+
+    :ivar tokens: granted, input and output together; ``usd`` likewise (None: no price of the model is known).
+    :ivar then: not granted: ``fail``, or go back to the queue and ``wait`` for ``delay_ms``.
+    :ivar detail: not granted: why, for the run's owner.
+    """
+
+    granted: bool
+    tokens: int = 0
+    usd: float | None = None
+    then: Literal["fail", "wait"] = "fail"
+    delay_ms: int = 0
+    detail: JsonObject = field(default_factory=dict[str, Any])
+
+
 VerdictKind = Literal["ok", "stop", "continue", "fenced"]
 
 
@@ -287,6 +327,9 @@ class Verdict:
     ``calls``, ``reviews`` and ``messages``, which are the run's present ones. Also answered when calls that were to run
     await review instead, because an operator has gated their tools.
     ``fenced``: this run belongs to someone else now: stop without another word.
+
+    :ivar budgeted: a budget matches the run, as far as the verdict says ``ok`` or ``continue``.
+    :ivar reserved: set where the entry asked for it.
     """
 
     kind: VerdictKind
@@ -297,6 +340,8 @@ class Verdict:
     calls: Sequence[ToolCall] = ()
     reviews: Sequence[Review] = ()
     messages: Sequence[PersonMessage] = ()
+    budgeted: bool = False
+    reserved: Reserved | None = None
 
 
 class RunLog(Protocol):

@@ -45,6 +45,7 @@ from runhold.loop.ports import (
     Usage,
     UserClientFactory,
 )
+from runhold.loop.reserve import Reserver
 from runhold.loop.resume import Resumer
 from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
@@ -115,6 +116,7 @@ async def run_agent(
         asker=asker,
         guard=guard,
         planner=planner,
+        reserver=Reserver(journal, limits, cost),
         runner=runner,
         progress=progress,
     )

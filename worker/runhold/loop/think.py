@@ -24,6 +24,7 @@ from runhold.loop.journal import FINAL, Journal
 from runhold.loop.patterns import NUDGE_AT, Repetition, failing_tool
 from runhold.loop.plan import Planner
 from runhold.loop.ports import Entry, JsonObject, ProgressSink, Step
+from runhold.loop.reserve import Reserver
 
 _LAND_TEXT: Final = (
     "[Runhold] This run has nearly used up a limit. This is your last message: you can't call tools any more. "
@@ -46,6 +47,7 @@ class Thinker:
         journal: Journal,
         conversation: Conversation,
         asker: Asker,
+        reserver: Reserver,
         guard: Guard,
         planner: Planner,
         runner: CallRunner,
@@ -55,6 +57,7 @@ class Thinker:
         self._journal = journal
         self._conversation = conversation
         self._asker = asker
+        self._reserver = reserver
         self._guard = guard
         self._planner = planner
         self._runner = runner
@@ -70,7 +73,7 @@ class Thinker:
         """
         self._catch_up()
         injected = self._injections()
-        allowance = self._allowance(injected)
+        allowance = await self._allowance(injected)
         if allowance.landing is not None:
             injected.messages.append(_say(_LAND_TEXT))
         step = await self._asker.ask(injected, allowance)
@@ -84,17 +87,18 @@ class Thinker:
         else:
             self._follow_answer(step)
 
-    def _allowance(self, injected: Injected) -> Allowance:
+    async def _allowance(self, injected: Injected) -> Allowance:
         """What the call may use.
 
-        :raises Ending: a limit leaves no room for it. An answer that is there already is then the last word.
+        :raises Ending: a limit or budget leaves no room for it. An answer that is there already is then the last word.
+        :raises Fenced: the run is someone else's.
         """
         try:
-            return self._asker.allowance(injected)
-        except Ending:
+            return await self._reserver.reserve(self._asker.allowance(injected))
+        except Ending as ending:
             steps = self._journal.steps
             answer = final_answer(self._agent, steps[-1]) if steps else None
-            if answer is None:
+            if answer is None or ending.transition.to != "failed":
                 raise
             raise completed(answer.result, final=True) from None
 

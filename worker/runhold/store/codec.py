@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from runhold.errors import StoreError
-from runhold.loop.ports import Entry, OpenReview, Result, Start, Step, ToolCall, Transition
+from runhold.loop.ports import Entry, OpenReview, Reserve, Result, Start, Step, ToolCall, Transition
 from runhold.store.scrub import encode
 
 MAX_PART_BYTES: Final = 8 * 1024 * 1024
@@ -84,6 +84,12 @@ def encode_review(review: OpenReview) -> bytes:
     return splice(encode_key(review), _bounded("review", {"kind": review.kind, "summary": review.summary}))
 
 
+def encode_reserve(reserve: Reserve) -> bytes:
+    """The value of ``reserve``."""
+    usd = {} if reserve.max_usd is None else {"min_usd": reserve.min_usd, "max_usd": reserve.max_usd}
+    return encode({"min_tokens": reserve.min_tokens, "max_tokens": reserve.max_tokens, **usd})
+
+
 def encode_transition(transition: Transition) -> bytes:
     """The value of ``transition``."""
     return _bounded(
@@ -109,7 +115,13 @@ def encode_state(state: dict[str, object]) -> bytes:
 def is_transition_only(entry: Entry) -> bool:
     """Whether ``entry`` does nothing but end the run (with the time it took)."""
     return entry.transition is not None and not (
-        entry.step or entry.calls or entry.reviews or entry.starts or entry.results or entry.state is not None
+        entry.step
+        or entry.calls
+        or entry.reviews
+        or entry.starts
+        or entry.results
+        or entry.reserve
+        or entry.state is not None
     )
 
 

@@ -11,6 +11,7 @@ from runhold.store.codec import (
     encode_call,
     encode_key,
     encode_outcome,
+    encode_reserve,
     encode_review,
     encode_state,
     encode_step,
@@ -37,6 +38,8 @@ class _Parts:
     starts: list[bytes] = field(default_factory=list[bytes])
     results: dict[CallKey, tuple[bytes, bytes]] = field(default_factory=dict[CallKey, tuple[bytes, bytes]])
     state: bytes | None = None
+    reserve: bytes | None = None
+    charge: bool = False
     transition: bytes | None = None
 
     @classmethod
@@ -53,6 +56,9 @@ class _Parts:
             parts.results[key] = encode_key(result), encode_outcome(result)
         if entry.state is not None:
             parts.state = encode_state(entry.state)
+        if entry.reserve is not None:
+            parts.reserve = encode_reserve(entry.reserve)
+        parts.charge = entry.charge
         if entry.transition is not None:
             parts.transition = encode_transition(entry.transition)
         return parts
@@ -81,8 +87,8 @@ class Compound:
 
     def accepts(self, entry: Entry) -> bool:
         """Whether ``entry`` can be merged into this one without changing what either means."""
-        if self.ends:
-            return False
+        if self.ends or self._parts.reserve is not None:
+            return False  # whoever reserves does nothing before it knows what it got
         results = self._parts.results
         return not any((start.step_number, start.position) in results for start in entry.starts) and not any(
             (result.step_number, result.position) in results
@@ -115,6 +121,10 @@ class Compound:
         if added.state is not None:
             parts.state = added.state
             self.size += len(added.state)
+        if added.reserve is not None:
+            parts.reserve = added.reserve
+            self.size += len(added.reserve)
+        parts.charge = parts.charge or added.charge
         if added.transition is not None:
             parts.transition = added.transition
             self.size += len(added.transition)
@@ -142,6 +152,10 @@ class Compound:
             fields.append(b'"state":%s' % parts.state)
         if self._active_ms:
             fields.append(b'"active_ms":%d' % self._active_ms)
+        if parts.reserve is not None:
+            fields.append(b'"reserve":%s' % parts.reserve)
+        if parts.charge:
+            fields.append(b'"charge":true')
         if parts.transition is not None:
             fields.append(b'"transition":%s' % parts.transition)
         return b",".join(fields) + b"}"

@@ -17,6 +17,7 @@ from runhold.loop.ports import (
     Definition,
     JsonObject,
     PersonMessage,
+    Reserved,
     Review,
     Run,
     Started,
@@ -139,18 +140,20 @@ _registration: Final = TypeAdapter(Registration)
 _heartbeat: Final = TypeAdapter(Heartbeat)
 _definitions: Final = TypeAdapter(list[Definition])
 _notifications: Final = TypeAdapter(list[Notification])
+_prices: Final = TypeAdapter(list[ModelPrice])
 _steps: Final = TypeAdapter(list[Step])
 _calls: Final = TypeAdapter(list[ToolCall])
 _reviews: Final = TypeAdapter(list[Review])
 _messages: Final = TypeAdapter(list[PersonMessage])
 _started: Final = TypeAdapter(list[Started])
-_prices: Final = TypeAdapter(list[ModelPrice])
+_reserved: Final = TypeAdapter(Reserved)
 _run: Final = TypeAdapter(Run)
 _time: Final = TypeAdapter(datetime | None)
 _uuid: Final = TypeAdapter(UUID)
 
 _USAGE: Final = ("input_tokens", "output_tokens", "cached_tokens")
 _OK: Final = Verdict(kind="ok")
+_OK_BUDGETED: Final = Verdict(kind="ok", budgeted=True)
 _KINDS: Final = frozenset({"ok", "stop", "continue", "fenced"})
 
 
@@ -228,9 +231,9 @@ def read_recorded_run(answer: Any) -> RecordedRun:
 def read_verdict(raw: JsonObject) -> Verdict:
     """Validate one verdict of ``agent_worker_record`` that concerns the run (not ``busy`` or ``gap``)."""
     if raw["verdict"] == "ok" and not any(
-        raw.get(key) for key in ("started", "messages", "cancel_requested", "calls", "reviews")
+        raw.get(key) for key in ("started", "messages", "cancel_requested", "calls", "reviews", "reserved")
     ):
-        return _OK  # nearly all of them
+        return _OK_BUDGETED if raw.get("budgeted") else _OK  # nearly all of them
     kind = raw["verdict"]
     if kind not in _KINDS:
         raise StoreError(f"agent_worker_record answered an unknown verdict: {kind!r}")
@@ -244,6 +247,8 @@ def read_verdict(raw: JsonObject) -> Verdict:
             calls=_calls.validate_python(_rows(raw, "calls")),
             reviews=_reviews.validate_python(_rows(raw, "reviews")),
             messages=_messages.validate_python(_rows(raw, "messages")),
+            budgeted=bool(raw.get("budgeted")),
+            reserved=_reserved.validate_python(_given(raw["reserved"])) if raw.get("reserved") else None,
         )
     except ValidationError as error:
         raise _malformed("agent_worker_record", error) from error
@@ -251,7 +256,7 @@ def read_verdict(raw: JsonObject) -> Verdict:
 
 def _read_run(given: JsonObject) -> Run:
     defaults: JsonObject = {"tenant_id": None, "outage_since": None, "state": {}, "limits": {}}
-    defaults |= {"active_ms": 0, "cost_usd": 0.0, "cancel_requested": False, "approval_tools": ()}
+    defaults |= {"active_ms": 0, "cost_usd": 0.0, "cancel_requested": False, "approval_tools": (), "budgeted": False}
     lists = {
         "steps": _steps.validate_python([_step(row) for row in _rows(given, "steps")]),
         "calls": _calls.validate_python(_rows(given, "calls")),
