@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from pydantic import TypeAdapter, ValidationError
 
 from runhold.agents.limits import Limits
-from runhold.agents.naming import require_type_name
+from runhold.agents.naming import require_field_paths, require_type_name
 from runhold.agents.schema import JsonSchema, explain, first_line, object_schema, strict_schema
 from runhold.agents.tool import Tool
 from runhold.errors import AgentDefinitionError, RunholdError
@@ -45,6 +45,8 @@ class Agent:
     :ivar max_attempts: claims of a run that may end with a lost worker before it fails.
     :ivar review_ttl: how long a question to a person stays open; None for as long as the type's row says.
     :ivar description: one sentence for people who choose among agents.
+    :ivar redact: fields, wherever they stand in the arguments and outputs of its tools, whose values are kept out of
+        rows, logs and progress: ``"iban"``, or the end of a path: ``"card.number"``. See ``redact`` of ``@tool``, too.
     :raises AgentDefinitionError: when built in a way that can't work; the message says what to change.
     """
 
@@ -60,6 +62,7 @@ class Agent:
     max_attempts: int = 3
     review_ttl: timedelta | None = None
     description: str = ""
+    redact: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         require_type_name(self.type)
@@ -69,6 +72,7 @@ class Agent:
                 raise AgentDefinitionError(
                     f"Agent {self.type!r} has {name}={text!r}: give a text that is not empty."
                 )
+        require_field_paths(self.redact, f"Agent {self.type!r}")
         self._require_tools()
         self._require_params()
         if isinstance(self.max_attempts, bool) or not 1 <= self.max_attempts <= 100:

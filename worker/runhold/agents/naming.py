@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable
+from typing import Any, Final, cast
 
 from runhold.errors import AgentDefinitionError
 
@@ -31,3 +32,21 @@ def require_type_name(name: str) -> str:
             "starting with a letter."
         )
     return name
+
+
+def require_field_paths(paths: object, what: str) -> tuple[str, ...]:
+    """The names of fields, each a dotted path.
+
+    :raises AgentDefinitionError: one of them can't be.
+    """
+    if isinstance(paths, str) or not isinstance(paths, Iterable):
+        raise AgentDefinitionError(
+            f'{what} has redact={paths!r}: give a list of names, such as ("card_number",).'
+        )
+    names = tuple(cast("Iterable[Any]", paths))
+    for name in names:
+        if not isinstance(name, str) or not all(part.strip() for part in name.split(".")):
+            raise AgentDefinitionError(
+                f"{what} redacts {name!r}: give the name of a field, or the path to it with dots between the names."
+            )
+    return names

@@ -6,14 +6,14 @@ import inspect
 import math
 import sys
 import typing
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel, ValidationError
 
 from runhold.agents.context import RunContext
-from runhold.agents.naming import require_tool_name
+from runhold.agents.naming import require_field_paths, require_tool_name
 from runhold.agents.schema import (
     JsonSchema,
     arguments_model,
@@ -55,6 +55,7 @@ class Tool(Generic[P, R]):
     :ivar takes_context: whether the function's first parameter is the :class:`RunContext`.
     :ivar is_async: whether the function is a coroutine function; any other runs in a thread.
     :ivar asks_person: the call is a question to a person, who answers in place of ``function``.
+    :ivar redact: fields of the arguments and of the output whose values are kept out of rows, logs and progress.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Tool(Generic[P, R]):
     takes_context: bool
     is_async: bool
     asks_person: bool = False
+    redact: Sequence[str] = ()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
@@ -108,6 +110,7 @@ def tool(
     timeout: float = DEFAULT_TOOL_TIMEOUT_S,
     name: str | None = None,
     description: str | None = None,
+    redact: Sequence[str] = (),
 ) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
 def tool(
     function: Callable[..., Any] | None = None,
@@ -118,6 +121,7 @@ def tool(
     timeout: float = DEFAULT_TOOL_TIMEOUT_S,
     name: str | None = None,
     description: str | None = None,
+    redact: Sequence[str] = (),
 ) -> Any:
     """Make a function a tool. Its annotated parameters are the arguments that the model must give.
 
@@ -131,6 +135,8 @@ def tool(
     :param timeout: seconds that one call may take.
     :param name: what the model calls it; the function's name by default.
     :param description: what the model is told; the function's docstring by default.
+    :param redact: fields of the arguments and of the output (``"card_number"``, ``"address.street"``) whose values are
+        kept out of rows, logs and progress. The worker then needs ``RUNHOLD_REDACT_KEY``.
     :raises AgentDefinitionError: the function or an option can't work; the message says what to change.
     """
     # where the function is written: its annotations may name types that are local there
@@ -144,6 +150,7 @@ def tool(
             timeout=timeout,
             name=name,
             description=description,
+            redact=redact,
             scope=scope,
         )
 
@@ -158,6 +165,7 @@ def _build(
     timeout: float,
     name: str | None,
     description: str | None,
+    redact: Sequence[str],
     scope: Mapping[str, Any],
 ) -> Tool[..., Any]:
     if not callable(function) or isinstance(function, type):
@@ -185,6 +193,7 @@ def _build(
         arguments=arguments_model(tool_name, parameters, hints),
         takes_context=takes_context,
         is_async=_is_async(function),
+        redact=require_field_paths(redact, f"Tool {tool_name!r}"),
     )
 
 

@@ -62,6 +62,7 @@ _EVENTS: Final = {
 _REASONS: Final = {
     "shutdown": "its worker shuts down",
     "missing_tool": "its worker lacks a tool that the run needs",
+    "missing_key": "its worker lacks the key of the run's redacted fields",
     "model_outage": "the model's provider gives no answer",
     "lease_ending": "its worker was about to lose its lease",
 }

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from runhold.agents import RunContext
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.ports import ProgressSink, Run, ToolCall, UserClientFactory
+from runhold.loop.redaction import NOTHING, Redaction, hide_everywhere
 from runhold.loop.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -27,16 +28,18 @@ class Contexts:
         state: RunState,
         progress: ProgressSink | None,
         user_client: UserClientFactory | None,
+        redaction: Redaction = NOTHING,
     ) -> None:
         self._run = run
         self._state = state
         self._progress = progress
         self._user_client = user_client
+        self._redaction = redaction
         self._loop = asyncio.get_running_loop()
 
     def __call__(self, call: ToolCall) -> RunContext:
         def emit(event: str, payload: Mapping[str, Any]) -> None:
-            self._emit(call.step_number, event, payload)
+            self._emit(call, event, payload)
 
         return RunContext(
             execution_id=self._run.id,
@@ -58,13 +61,15 @@ class Contexts:
         said = hashlib.sha256(canonical_json([call.tool_name, call.input]).encode()).hexdigest()[:16]
         return f"{self._run.id}:{call.step_number}:{call.position}:{said}"
 
-    def _emit(self, step: int, event: str, payload: Mapping[str, Any]) -> None:
+    def _emit(self, call: ToolCall, event: str, payload: Mapping[str, Any]) -> None:
         """Called by tools, in the event loop or in a thread; whoever listens is called in the event loop."""
         if self._progress is None:
             return
         try:
             said = clean(to_jsonable_python(payload, fallback=str))
-            told = {"step": step, "event": clean_text(event), "payload": said}
+            hidden = self._redaction.texts(call.tool_name, call.input)
+            said = hide_everywhere(self._redaction.masked(call.tool_name, said), hidden)
+            told = {"step": call.step_number, "event": clean_text(event), "payload": said}
             self._loop.call_soon_threadsafe(self._progress, "custom", told)
         except Exception:
             logger.warning("an event %r of a tool could not be sent", event, exc_info=True)

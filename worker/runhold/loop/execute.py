@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from runhold.credentials import hide_credentials
 from runhold.errors import ToolFailed
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.ports import Json, Result, ToolCall
+from runhold.loop.redaction import hide, log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -33,11 +34,15 @@ _ERROR_MAX: Final = 2_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """A tool call that is ready to run: exactly ``call.input``, validated."""
+    """A tool call that is ready to run: exactly ``call.input``, validated.
+
+    :ivar hidden: the texts in it that must not come up in what others read.
+    """
 
     call: ToolCall
     tool: Tool[..., Any]
     arguments: BaseModel
+    hidden: Sequence[str] = ()
 
 
 class TimedOut(Exception):
@@ -92,14 +97,15 @@ async def execute(
         end = _failed(str(error))
         silent = "timed_out" if isinstance(error, NoThread) else None
     except ToolFailed as error:
-        end = _failed(str(error) or "the tool failed.")
+        end = _failed(hide(str(error), work.hidden) or "the tool failed.")
     except TimedOut:
         end, silent = _broke_off(work, f"timed out after {timeout_s:g} s"), "timed_out"
     except asyncio.CancelledError:
         end, silent = _broke_off(work, "it was cancelled"), "cancelled"
     except (Exception, SystemExit) as error:
-        ctx.logger.warning("tool %s raised %s", work.tool.name, type(error).__name__, exc_info=error)
-        end = _broke_off(work, f"{type(error).__name__}: {error}")
+        said = f"tool {work.tool.name} raised {type(error).__name__}"
+        log_failure(ctx.logger, logging.WARNING, said, error, work.hidden)
+        end = _broke_off(work, f"{type(error).__name__}: {hide(str(error), work.hidden)}")
     else:
         end = _returned(work, value, max_output_bytes)
     return Ended(_result(work, end, time.perf_counter() - began), silent)

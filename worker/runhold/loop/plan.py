@@ -14,6 +14,7 @@ from runhold.agents import Agent, InvalidArguments, RunContext, Tool
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.execute import Work
 from runhold.loop.ports import CallStatus, JsonObject, OpenReview, ReviewKind, RunSignals, ToolCall
+from runhold.loop.redaction import HIDDEN, Redaction, log_failure
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Planner:
         self._agent = agent
         self._signals = signals
         self._context = context
+        self._redaction = Redaction.of(agent)
 
     async def plan(self, message: JsonObject, step_number: int) -> list[Planned]:
         """Plan all tool calls of a message. A call that can't work fails here, with words for the model."""
@@ -57,7 +59,12 @@ class Planner:
 
         :raises InvalidArguments: they do not fit the tool (any more).
         """
-        return Work(call=call, tool=tool, arguments=tool.validate(canonical_json(call.input)))
+        return Work(
+            call=call,
+            tool=tool,
+            arguments=tool.validate(canonical_json(call.input)),
+            hidden=self._redaction.texts(tool.name, call.input),
+        )
 
     async def needs_approval(self, work: Work) -> bool:
         """Whether a person must agree to the call first. What can't be decided needs approval."""
@@ -78,9 +85,24 @@ class Planner:
                 "the approval function of tool %s cancelled itself: a person decides", work.tool.name
             )
             return True
-        except (Exception, SystemExit):
-            logger.exception("the approval function of tool %s failed: a person decides", work.tool.name)
+        except (Exception, SystemExit) as error:
+            said = f"the approval function of tool {work.tool.name} failed: a person decides"
+            log_failure(logger, logging.ERROR, said, error, work.hidden)
             return True
+
+    def question(self, call: ToolCall, tool: Tool[..., Any], *, because: str | None = None) -> OpenReview:
+        """What a person is asked about ``call``; ``because`` says why they are asked once more."""
+        kind: ReviewKind = "question" if tool.asks_person else "approval"
+        asked: JsonObject = self._redaction.masked(tool.name, call.input)
+        summary = str(asked.get("question", "")) if tool.asks_person else describe(call.tool_name, asked)
+        if because is not None:
+            summary = f"{because} {summary}"
+        return OpenReview(
+            step_number=call.step_number,
+            position=call.position,
+            kind=kind,
+            summary=_cut(" ".join(summary.split()), SUMMARY_MAX),
+        )
 
     async def _plan_one(self, asked: JsonObject, step_number: int, position: int) -> Planned:
         name, arguments = clean_text(asked["function"]["name"]), asked["function"]["arguments"]
@@ -110,7 +132,7 @@ class Planner:
             return Planned(call=call("failed", given, clean_text(str(error))))
         if tool.asks_person or await self.needs_approval(work):
             waiting = call("awaiting_review", given)
-            return Planned(call=waiting, review=question(waiting, tool))
+            return Planned(call=waiting, review=self.question(waiting, tool))
         return Planned(call=work.call, work=work)
 
 
@@ -128,24 +150,13 @@ def read_arguments(arguments: str) -> JsonObject:
     return cast("JsonObject", clean(value))
 
 
-def question(call: ToolCall, tool: Tool[..., Any], *, because: str | None = None) -> OpenReview:
-    """What a person is asked about ``call``; ``because`` says why they are asked once more."""
-    kind: ReviewKind = "question" if tool.asks_person else "approval"
-    summary = str(call.input.get("question", "")) if tool.asks_person else describe(call)
-    if because is not None:
-        summary = f"{because} {summary}"
-    return OpenReview(
-        step_number=call.step_number,
-        position=call.position,
-        kind=kind,
-        summary=_cut(" ".join(summary.split()), SUMMARY_MAX),
+def describe(tool_name: str, arguments: JsonObject) -> str:
+    """A call as a person reads it: ``send_email(to="…", subject="…")``."""
+    said = (
+        f"{name}={value if value is HIDDEN else _cut(canonical_json(value), _VALUE_MAX)}"
+        for name, value in arguments.items()
     )
-
-
-def describe(call: ToolCall) -> str:
-    """The call as a person reads it: ``send_email(to="…", subject="…")``."""
-    arguments = (f"{name}={_cut(canonical_json(value), _VALUE_MAX)}" for name, value in call.input.items())
-    return _cut(f"{call.tool_name}({', '.join(arguments)})", SUMMARY_MAX)
+    return _cut(f"{tool_name}({', '.join(said)})", SUMMARY_MAX)
 
 
 def _cut(text: str, length: int) -> str:

@@ -11,7 +11,7 @@ from runhold.loop.endings import cancelled, failed, paused, released
 from runhold.loop.execute import Work
 from runhold.loop.guard import Guard
 from runhold.loop.journal import FINAL, Journal
-from runhold.loop.plan import Planner, question
+from runhold.loop.plan import Planner
 from runhold.loop.ports import Entry, OpenReview, Result, Start, Started, ToolCall
 
 MISSING_TOOL_DELAY_S = 5.0
@@ -138,7 +138,7 @@ class Resumer:
             gated = tool.asks_person or await self._planner.needs_approval(self._planner.prepare(call, tool))
         except InvalidArguments:
             return None  # it fails when it is started
-        return question(call, tool) if gated else None
+        return self._planner.question(call, tool) if gated else None
 
     async def _run_started(self, calls: list[ToolCall], answers: Sequence[Started]) -> None:
         """Run, exactly, the arguments that the database answered, where it says that they may run."""
@@ -152,14 +152,15 @@ class Resumer:
                 continue
             if not answer.taken:
                 if answer.reason == "changed_since_review":
-                    ask.append(question(call, tool, because="What was approved has changed."))
+                    ask.append(self._planner.question(call, tool, because="What was approved has changed."))
                 continue
             call = self._journal.mark_started(call, answer)
             try:
                 works.append(self._planner.prepare(call, tool))
             except InvalidArguments as error:
                 if answer.edited and self._times_approved(call) <= MAX_ASKED_AGAIN:
-                    ask.append(question(call, tool, because=f"The changed arguments do not fit: {error}"))
+                    because = f"The changed arguments do not fit: {error}"
+                    ask.append(self._planner.question(call, tool, because=because))
                 else:
                     failures.append(_result(call, "failed", str(error)))
         if ask or failures:

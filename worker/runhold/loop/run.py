@@ -46,6 +46,7 @@ from runhold.loop.ports import (
     UserClientFactory,
 )
 from runhold.loop.reserve import Reserver
+from runhold.loop.redaction import Redaction
 from runhold.loop.resume import Resumer
 from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
@@ -92,7 +93,7 @@ async def run_agent(
     cost = ModelCost(definition.model, price)
     guard = Guard(limits, journal, cost)
     state = RunState(run.state)
-    contexts = Contexts(run, state, progress, user_client)
+    contexts = Contexts(run, state, progress, user_client, Redaction.of(agent))
     planner = Planner(agent, signals, contexts)
     runner = CallRunner(
         journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress

@@ -25,10 +25,12 @@ from runhold.loop.ports import (
     Transition,
     UserClientFactory,
 )
+from runhold.loop.redaction import Redaction
 from runhold.models.prices import Prices
 from runhold.runtime.held import HeldRun, HeldRuns, Signals
 from runhold.store.group_commit import GroupCommit
 from runhold.store.records import Claim, UnreadableRun
+from runhold.store.redact import RedactKeyMissing, Seal, SealedLog, Vault
 from runhold.store.run_log import QueuedLog
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Equipment:
     prices: Prices
     user_client: UserClientFactory
     progress: Callable[[UUID], ProgressSink | None]
+    vault: Vault | None = None
 
 
 class Runs:
@@ -144,12 +147,18 @@ class Runs:
 
     async def _advance(self, held: HeldRun, run: Run) -> Outcome:
         equipment = self._equipment
+        agent = equipment.agents[run.agent_type]
+        seal = Seal(equipment.vault, Redaction.of(agent), run.user_id)
+        try:
+            run = seal.run(run)
+        except RedactKeyMissing as error:
+            return await self._leave_to_who_has_the_key(held.log, run, error)
         return await run_agent(
             run,
-            equipment.agents[run.agent_type],
+            agent,
             self._current[run.agent_type],
             model=equipment.model,
-            log=held.log,
+            log=held.log if equipment.vault is None else SealedLog(held.log, seal, run.calls),
             signals=held.signals,
             definitions=await self._definitions_of(run),
             progress=equipment.progress(run.id),
@@ -157,6 +166,24 @@ class Runs:
             price=equipment.prices.cost,
             executor=equipment.executor,
         )
+
+    async def _leave_to_who_has_the_key(self, log: QueuedLog, run: Run, error: Exception) -> Outcome:
+        """Nothing of the run can be repeated to the model here; another worker may be able to."""
+        logger.error(
+            "run %s goes back: %s", run.id, error, extra={"run_id": str(run.id), "action": "missing_key"}
+        )
+        transition = Transition(
+            to="pending",
+            reason="missing_key",
+            delay_ms=GIVE_BACK_DELAY_MS,
+            detail={
+                "waiting_for": "redact_key",
+                "message": f"The run waits for a worker that can read it: {error}.",
+            },
+        )
+        verdict = await log.append(Entry(transition=transition))
+        kind = "cancelled" if verdict.cancel_requested else "released"
+        return Outcome(kind=kind, code="missing_key", steps=len(run.steps))
 
     async def _definitions_of(self, run: Run) -> Mapping[UUID, Definition]:
         """What the agent was at earlier steps: known, or fetched. Only estimates depend on it, so that a

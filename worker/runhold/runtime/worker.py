@@ -20,6 +20,7 @@ import httpx
 from runhold.agents import Agent
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop.ports import ChatModel
+from runhold.loop.redaction import Redaction
 from runhold.models.breaker import Breaker
 from runhold.models.openai import OpenAIChatModel
 from runhold.models.prices import Prices
@@ -34,6 +35,7 @@ from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import warn_before_the_end
 from runhold.store.gateway import Gateway
+from runhold.store.redact import MAKE_KEY, REDACT_KEY, Vault
 from runhold.tls import tls_context
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,7 @@ async def _equipment(
 ) -> AsyncGenerator[Equipment]:
     """What all runs share, opened and closed together."""
     by_type = {agent.type: agent for agent in agents}
+    vault = _vault(config, agents)
     key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
     users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
     own_model = OpenAIChatModel.from_env() if model is None else None
@@ -140,6 +143,7 @@ async def _equipment(
             prices=prices,
             user_client=users,
             progress=progress.sink if progress else lambda _: None,
+            vault=vault,
         )
     finally:
         if sending is not None:
@@ -158,6 +162,20 @@ async def _equipment(
                 breaker.turned_away[name],
                 extra={"action": "model_outages"},
             )
+
+
+def _vault(config: WorkerConfig, agents: Sequence[Agent]) -> Vault | None:
+    """What encrypts redacted fields; None: nothing is to be redacted, and no key was given.
+
+    :raises ConfigError: a key is missing or is none.
+    """
+    redacting = next((agent.type for agent in agents if Redaction.of(agent)), None)
+    if redacting is not None and not config.redact_keys:
+        raise ConfigError(
+            f"Agent {redacting!r} redacts fields, so its workers need a key to encrypt them with, the same on all of "
+            f"them: set {REDACT_KEY} (make one with `{MAKE_KEY}`)."
+        )
+    return Vault(config.redact_keys) if config.redact_keys else None
 
 
 @contextmanager
