@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from budget_world import budget, reserve
 from world import DEFINITION, Row, World, step
 
 SQL = Path(__file__).parents[2] / "sql"
@@ -40,6 +41,7 @@ def test_there_are_these_files() -> None:
     assert {path.stem for path in FILES} >= {
         "appoint_reviewer",
         "audit_of_a_run",
+        "budgets",
         "health",
         "queue",
         "realtime_postgres_changes",
@@ -135,6 +137,32 @@ def test_queue(world: World) -> None:
     assert (row["ready"], row["later"], row["running"], row["paused"]) == (1, 1, 1, 0)
     assert (row["workers"], row["free"], row["max_concurrent"]) == (1, 63, 1)
     assert row["next_at"] is not None
+
+
+def test_budgets(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    world.configure(on_budget="wait")
+    budget(world, max_tokens=10_000, max_usd=4)
+    budget(world, "user", user, period="month", max_tokens=1000)
+    budget(world, "type", "reader", max_tokens=0)
+    held, waiting = world.running(worker, user), world.running(worker, user)
+    worker.record(held, steps=[step(1, worker.definition, tokens=200, cost_usd=3)])
+    reserve(worker, held, 1, 700, min_usd=0, max_usd=0.5)
+    refusal = reserve(worker, waiting, 850, 900, min_usd=0, max_usd=0)
+    detail = {"waiting_for": "budget", **refusal["detail"]}
+    worker.end(waiting, "pending", reason="budget", delay_ms=refusal["delay_ms"], detail=detail)
+    mine, all_, reader = run(world, "budgets")
+    assert (mine["scope"], mine["whose"], mine["period"]) == ("user", f"{user}@example.org", "month")
+    assert (mine["used_tokens"], mine["reserved_tokens"], mine["max_tokens"], float(mine["share"])) == (
+        200,
+        700,
+        1000,
+        0.9,
+    )
+    assert (mine["holders"], mine["waiting"]) == (1, 1)
+    assert (float(all_["used_usd"]), float(all_["reserved_usd"]), float(all_["share"])) == (3, 0.5, 0.875)
+    assert (all_["holders"], all_["waiting"]) == (1, 0)
+    assert (reader["whose"], reader["used_tokens"], reader["share"]) == ("reader", 0, 0)
 
 
 def test_audit_of_a_run(world: World) -> None:
