@@ -44,7 +44,7 @@ class Delay:
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._target, limit=CHUNK_BYTES)
             await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
-        except OSError:
+        except (OSError, asyncio.CancelledError):  # nobody is there, or the delay ends
             writer.close()
         finally:
             self._relays.discard(task)

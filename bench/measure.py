@@ -30,7 +30,7 @@ LOOK_S: Final = 0.1
 STALLED_S: Final = 150.0
 """Without one more run completed for so long, a cell is given up: longer than any lease here."""
 
-APART_S: Final = 0.1
+APART_S: Final = 0.25
 """Between single submissions, so that each finds an idle system."""
 
 
@@ -166,12 +166,11 @@ async def _workers(setting: Setting, *, trace: Path | None = None) -> AsyncGener
             )
             for number in range(count)
         ]
-        hosts = await parts.enter_async_context(running(system, orders, setting.folder))
-        submitter = None
         if system.queue:
-            # Who submits has its own way there: a frontend, whose time is no part of a worker's.
-            order = Order(system=setting.name, role="submit", address=far)
-            (submitter,) = await parts.enter_async_context(running(system, [order], setting.folder))
+            # Who submits is a frontend, whose time is no part of a worker's.
+            orders.append(Order(system=setting.name, role="submit", address=far))
+        hosts = await parts.enter_async_context(running(system, orders, setting.folder))
+        submitter = hosts.pop() if system.queue else None
         yield Workers(setting, hosts, submitter)
 
 

@@ -55,8 +55,7 @@ class Place:
         )
         self.stack = await LocalStack.start(options)
         try:
-            await self.stack.api.stop()
-            await self.stack.realtime.stop()
+            await self.stack.realtime.stop()  # it reads the WAL, whoever writes it
             self._connection = self.connect("postgres")
         except BaseException:
             await self.stack.stop()

@@ -52,10 +52,9 @@ class Runhold:
         return "postgres"
 
     async def open(self, place: Place) -> None:
-        await asyncio.gather(place.stack.realtime.start(), place.stack.api.start())
+        await place.stack.realtime.start()
 
     async def close(self, place: Place) -> None:
-        await place.stack.api.stop()
         await place.stack.realtime.stop()
 
     async def empty(self, place: Place) -> None:
@@ -113,8 +112,8 @@ class ChatModel:
         from runhold.loop.ports import ModelReply, Usage
 
         messages: Any = body["messages"]
-        step = 1 + sum(message["role"] == "assistant" for message in messages)
-        run = next(json.loads(message["content"])["run"] for message in messages if message["role"] == "user")
+        step = len(messages) // 2  # the instructions, the input, and two messages for each step before
+        run = json.loads(messages[1]["content"])["run"]
         said = await self._model.decide(run, step)
         message: JsonObject = {"role": "assistant", "content": said.text}
         if said.page is not None:
