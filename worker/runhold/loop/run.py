@@ -45,8 +45,8 @@ from runhold.loop.ports import (
     Usage,
     UserClientFactory,
 )
-from runhold.loop.reserve import Reserver
 from runhold.loop.redaction import Redaction
+from runhold.loop.reserve import Reserver
 from runhold.loop.resume import Resumer
 from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
@@ -115,9 +115,9 @@ async def run_agent(
         journal=journal,
         conversation=conversation,
         asker=asker,
+        reserver=Reserver(journal, limits, cost),
         guard=guard,
         planner=planner,
-        reserver=Reserver(journal, limits, cost),
         runner=runner,
         progress=progress,
     )
