@@ -153,6 +153,15 @@ def test_refusals_are_the_same_for_rows_that_do_not_exist(cast: Cast, vault: Vau
         assert called(cast, caller, name, arguments) == called(cast, caller, name, nowhere), caller
 
 
+def test_whoever_has_a_workers_token_can_be_shut_out_at_once(cast: Cast, vault: Vault) -> None:
+    vault.world.sql("revoke runhold_worker from authenticator")
+    try:
+        assert called(cast, "worker", "agent_sweep", {}).kind == REFUSED
+    finally:
+        vault.world.sql("grant runhold_worker to authenticator")
+    assert called(cast, "worker", "agent_sweep", {}).kind == "answer"
+
+
 def test_every_function_has_its_line(vault: Vault) -> None:
     functions = vault.world.sql(
         "select p.proname, p.pronargs from pg_proc p where p.pronamespace = 'public'::regnamespace order by 1"

@@ -29,7 +29,7 @@ MARKS: Final[dict[State, tuple[str, str]]] = {
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check all that a worker needs: API, key, migrations, Realtime, clock, signing key, model.
+    """Check all that a worker needs: API, key or token, migrations, clock, Realtime, signing key, notifications, model.
 
     It needs what `runhold worker` needs, on the same machine. It registers as a worker for a moment, claims nothing,
     and sends a probe through the database to itself. The exit status is 0 if all is well, 8 if workers work but
@@ -57,7 +57,7 @@ async def _told(config: WorkerConfig, *, as_json: bool) -> list[Finding]:
         findings.append(finding)
         if not as_json:
             word, style = MARKS[finding.state]
-            line = Text.assemble((f"{word:<9}", style), f"{finding.check:<13}", finding.says)
+            line = Text.assemble((f"{word:<9}", style), f"{finding.check:<15}", finding.says)
             out.print(line, soft_wrap=True)
     return findings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
@@ -14,7 +15,10 @@ from runhold.cli.output import print_json, say
 from runhold.cli.project import find_project
 from runhold.errors import ConfigError
 from runhold.runtime.user_client import signing_key
-from runhold.runtime.worker_token import DAY_S, mint_worker_token, read_worker_token
+from runhold.runtime.worker_token import DAY_S, ROLE, mint_worker_token, read_worker_token
+
+SECRET: Final = "SUPABASE_JWT_SECRET"
+SIGNING_KEY: Final = "SUPABASE_JWT_SIGNING_KEY"
 
 DEFAULT_DAYS: Final = 90
 MAX_DAYS: Final = 365
@@ -36,21 +40,27 @@ def worker_token(
       runhold worker-token --days 30 > worker-token
       runhold worker-token --json | jq -r .expires_on
     """
-    project = find_project()
-    environment = project.environment if project.local is not None else os.environ
-    key = signing_key(
-        secret=environment.get("SUPABASE_JWT_SECRET"), jwk=environment.get("SUPABASE_JWT_SIGNING_KEY")
-    )
+    environment = _environment()
+    key = signing_key(secret=environment.get(SECRET), jwk=environment.get(SIGNING_KEY))
     if key is None:
         raise ConfigError(
-            "This signs a token: set SUPABASE_JWT_SIGNING_KEY to a private key that you imported into the project "
-            "(`supabase gen signing-key`), or SUPABASE_JWT_SECRET."
+            f"This signs a token: set {SIGNING_KEY} to a private key that you imported into the project "
+            f"(`supabase gen signing-key`), or {SECRET}."
         )
     now = time.time()
     token = mint_worker_token(key, now=now, ttl_s=days * DAY_S)
     until = read_worker_token(token, now=now).until
     if as_json:
-        print_json({"token": token, "role": "runhold_worker", "expires_on": until})
+        print_json({"token": token, "role": ROLE, "expires_on": until})
         return
     sys.stdout.write(f"{token}\n")
     say(f"It is good until {until}. Workers warn a week before; `runhold doctor` says how long it lasts.")
+
+
+def _environment() -> Mapping[str, str]:
+    """Where the key is: a key that is given is enough; without one it is the configured project's, or the local stack's."""
+    if not os.environ.get(SECRET) and not os.environ.get(SIGNING_KEY):
+        project = find_project()
+        if project.local is not None:
+            return project.environment
+    return os.environ
