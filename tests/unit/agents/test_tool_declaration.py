@@ -276,6 +276,9 @@ class TestRefused:
             ({"timeout": float("inf")}, "seconds above 0"),
             ({"timeout": "5"}, "seconds above 0"),
             ({"timeout": True}, "seconds above 0"),
+            ({"redact": "card_number"}, "give a list of names"),
+            ({"redact": ("card..number",)}, "path to it with dots"),
+            ({"redact": (7,)}, "path to it with dots"),
         ],
     )
     def test_options(self, options: Any, word: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,18 @@ async def test_it_does_not_start_without_a_database(port: FakePort) -> None:
     port.always_failing["register"] = StoreUnavailable("refused")
     with pytest.raises(ConfigError, match=r"http://x\.test"):
         await run_worker(CONFIG, [AGENT], model=_model(), stop_event=asyncio.Event())
+
+
+async def test_it_does_not_start_without_a_key_for_redacted_fields(port: FakePort) -> None:
+    redacting = Agent(type="t", model="m", instructions="x", redact=("iban",))
+    with pytest.raises(
+        ConfigError, match=r"Agent 't' redacts fields.*set RUNHOLD_REDACT_KEY \(make one with"
+    ):
+        await run_worker(CONFIG, [redacting], model=_model())
+    odd = replace(CONFIG, redact_keys=["odd"])
+    with pytest.raises(ConfigError, match="RUNHOLD_REDACT_KEY holds something that is no key"):
+        await run_worker(odd, [redacting], model=_model())
+    assert not port.calls_of("register")
 
 
 async def test_it_does_not_start_without_agents_or_a_model(

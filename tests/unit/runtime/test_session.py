@@ -473,6 +473,28 @@ async def test_a_run_that_makes_no_sense_is_given_back_and_blocks_nobody(bench: 
     await wound_up(bench, task)
 
 
+async def test_a_run_whose_redacted_fields_it_can_not_read_goes_back_for_another_worker(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    function = {"name": "hold", "arguments": "[redacted]", "$redacted": "v1:made with another key"}
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]}
+    usage = Usage(input_tokens=1, output_tokens=1)
+    unreadable = bench.port.submit(
+        steps=[Step(step_number=1, definition_id=uuid4(), message=message, usage=usage)]
+    )
+    fine = bench.port.submit()
+    _, task = await bench.start()
+    await eventually(lambda: bench.port.run(fine).status == "completed")
+    await eventually(lambda: bench.port.run(unreadable).entries)
+    run = bench.port.run(unreadable)
+    assert (run.status, list(run.entries[-1])[-1]) == ("pending", "transition")
+    transition = run.entries[-1]["transition"]
+    assert (transition["reason"], transition["detail"]["waiting_for"]) == ("missing_key", "redact_key")
+    assert transition["delay_ms"] > 0
+    assert "this worker has no RUNHOLD_REDACT_KEY" in caplog.text
+    await wound_up(bench, task)
+
+
 async def test_definitions_of_earlier_steps_are_fetched_once(bench: Bench) -> None:
     older = Definition(
         id=uuid4(), agent_type="t", version="0", model="m", instructions="", tools=[], params={}, limits={}
