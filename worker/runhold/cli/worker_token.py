@@ -58,7 +58,7 @@ def worker_token(
 
 
 def _environment() -> Mapping[str, str]:
-    """Where the key is: a key that is given is enough; without one it is the configured project's, or the local stack's."""
+    """Where the key is: one that is given is enough; else the configured project's, or the local stack's."""
     if not os.environ.get(SECRET) and not os.environ.get(SIGNING_KEY):
         project = find_project()
         if project.local is not None:
