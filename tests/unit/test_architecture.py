@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
         "telemetry",
         "audit",
         "local",
+        "credentials",
         "errors",
         "testing",
     },

@@ -19,6 +19,7 @@ from runhold.cli import checkup
 from runhold.cli.app import run
 from runhold.local.stack import LocalStack
 from runhold.runtime import registration
+from runhold.testing.mailbox import Mailbox
 
 Doctor = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 
@@ -65,6 +66,7 @@ async def test_all_is_well_and_nothing_stays(
         ("clock", "ok"),
         ("Realtime", "ok"),
         ("ctx.supabase", "ok"),
+        ("notifications", "skipped"),
         ("model", "skipped"),
     ]
     with psycopg.connect(stack.database_url) as connection:
@@ -73,8 +75,43 @@ async def test_all_is_well_and_nothing_stays(
     assert (total > 0, alive) == (True, 0)
     assert await asyncio.to_thread(run, ["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert all(line.endswith(".") for line in lines)
+
+
+NOTIFY = {
+    "email": {"to": ["reviews@example.org"]},
+    "webhook": {"url": "https://hooks.example.org", "secret_name": "RUNHOLD_WEBHOOK_SECRET"},
+}
+
+
+async def test_a_worker_that_can_not_tell_reviewers_is_found(doctor: Doctor, stack: LocalStack) -> None:
+    complete = {
+        "OPENAI_API_KEY": "",
+        "RUNHOLD_WORKER_TOKEN": "",  # it may not see what types want
+        "RUNHOLD_WEBHOOK_SECRET": "whsec_x",
+        "RUNHOLD_MAIL_FROM": "runhold@example.org",
+    }
+    with psycopg.connect(stack.database_url, autocommit=True) as connection:
+        connection.execute(
+            "insert into agent_types (name, notify) values ('mailing', %s)", [json.dumps(NOTIFY)]
+        )
+        try:
+            async with Mailbox() as box:
+                status, found = await doctor(**complete, RUNHOLD_SMTP_URL=f"smtp://127.0.0.1:{box.port}")
+                assert (status, found["notifications"]["state"]) == (0, "ok")
+                assert "mailing" in found["notifications"]["says"]
+                assert box.mails == []
+            status, found = await doctor(**complete)
+            assert status == 1
+            assert found["notifications"]["state"] == "failed"
+            assert found["notifications"]["says"].startswith("Mail can't be sent, no answer:")
+            status, found = await doctor(**complete, RUNHOLD_SMTP_URL="")
+            assert (status, found["notifications"]["state"]) == (8, "degraded")
+            assert "RUNHOLD_SMTP_URL for mailing" in found["notifications"]["says"]
+            assert "RUNHOLD_WEBHOOK_SECRET" not in found["notifications"]["says"]
+        finally:
+            connection.execute("delete from agent_types where name = 'mailing'")
 
 
 async def test_realtime_that_is_down_is_degraded(doctor: Doctor, middle: Misbehaving) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -17,12 +17,15 @@ from postgrest.exceptions import APIError
 from runhold.credentials import HIDDEN
 from runhold.errors import ConfigError, RunholdError
 from runhold.models.openai import DEFAULT_BASE_URL
+from runhold.runtime.channels import email_of
 from runhold.runtime.config import WorkerConfig
+from runhold.runtime.notifications import Undeliverable
 from runhold.runtime.realtime import connect as listen
 from runhold.runtime.realtime import require_version
 from runhold.runtime.registration import register
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import NEW_ONE, WorkerToken
+from runhold.store.client import connect
 from runhold.store.gateway import Gateway
 
 TIMEOUT_S: Final = 10.0
@@ -70,6 +73,7 @@ async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGene
                 if worker_id is not None:
                     yield await _realtime(config, gateway, worker_id)
             yield await _tokens(config)
+            yield await _notifications(config)
     finally:
         await gateway.aclose()
     yield await _model(environ)
@@ -196,6 +200,53 @@ async def _tokens(config: WorkerConfig) -> Finding:
     return Finding(
         check="ctx.supabase", state="ok", says="The project takes the tokens that we sign for users."
     )
+
+
+async def _notifications(config: WorkerConfig) -> Finding:
+    """Whether this worker can tell reviewers in the ways that agent types name; nothing is sent."""
+
+    def finding(state: State, says: str) -> Finding:
+        return Finding(check="notifications", state=state, says=says)
+
+    email = email_of(config)
+    if email is not None:
+        try:
+            await email.check()
+        except Undeliverable as error:
+            return finding("failed", f"Mail can't be sent, {error}: check RUNHOLD_SMTP_URL.")
+    wanted = await _told(config)
+    if wanted is None:
+        mail = "has no mail server" if email is None else "reaches its mail server"
+        return finding("skipped", f"What agent types want is not for this worker to see; it {mail}.")
+    lacks = [lack for name in sorted(wanted) for lack in _lacking(config, name, wanted[name])]
+    if lacks:
+        says = f"Not set here: {', '.join(lacks)}. E-mail is left to other workers, webhooks fail."
+        return finding("degraded", says)
+    if not wanted:
+        return finding("skipped", "No agent type tells reviewers outside of Supabase.")
+    return finding("ok", f"Reviewers can be told as agent types want it ({', '.join(sorted(wanted))}).")
+
+
+def _lacking(config: WorkerConfig, agent_type: str, notify: Mapping[str, Any]) -> list[str]:
+    """What is not in the environment for one type."""
+    secret = notify.get("webhook", {}).get("secret_name")
+    return [
+        *([f"RUNHOLD_SMTP_URL for {agent_type}"] if "email" in notify and config.smtp_url is None else []),
+        *([f"{secret} for {agent_type}"] if secret and secret not in config.webhook_secrets else []),
+    ]
+
+
+async def _told(config: WorkerConfig) -> Mapping[str, Mapping[str, Any]] | None:
+    """``notify`` of the agent types that have it; None: the worker may not see it."""
+    client = await connect(config.url, config.access, timeout_s=TIMEOUT_S, connections=1)
+    try:
+        answer = await client.table("agent_types").select("name, notify").not_.is_("notify", "null").execute()
+    except (APIError, httpx.HTTPError):
+        return None
+    finally:
+        await client.postgrest.aclose()
+    rows = cast("list[dict[str, Any]]", answer.data)
+    return {row["name"]: row["notify"] for row in rows}
 
 
 async def _model(environ: Mapping[str, str]) -> Finding:
