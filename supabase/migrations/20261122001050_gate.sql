@@ -25,7 +25,10 @@ language plpgsql immutable set search_path = ''
 as $$
 declare
   v_said text := format('%s(%s)', p_call.tool_name, (
-    select string_agg(format('%s=%s', a.key, case when length(a.value::text) > 60 then left(a.value::text, 59) || '…' else a.value::text end), ', ')
+    select string_agg(format('%s=%s', a.key, case
+             when a.value ? '$redacted' then '[redacted]'
+             when length(a.value::text) > 60 then left(a.value::text, 59) || '…'
+             else a.value::text end), ', ')
     from jsonb_each(case when jsonb_typeof(p_call.tool_input) = 'object' then p_call.tool_input else '{}' end) a));
 begin
   v_said := case when p_call.attempt > 0 then 'It was begun before approval was needed, and cut off. ' else '' end || v_said;

@@ -205,6 +205,19 @@ def test_summary_of_long_arguments_is_cut(world: World) -> None:
     assert (len(review["summary"]), review["summary"][-1]) == (200, "…")
 
 
+def test_summary_says_that_a_redacted_value_is_there(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    gated(world, "send")
+    arguments = {"to": "bo", "card": {"$redacted": "v1:xyz"}}
+    worker.record(
+        run,
+        steps=[step(1, worker.definition)],
+        calls=[call(1, 0, "send", "unsafe", "running", input=arguments)],
+    )
+    assert world.open_reviews(run["id"])[0]["summary"] == 'send(to="bo", card=[redacted])'
+
+
 def test_run_that_leaves_with_a_gated_call_waits_for_the_person(world: World) -> None:
     """No worker of ours sends such an entry: an intent and the end of the run. It starts nothing either."""
     worker, user = world.worker(), world.person()

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any, Final
+from uuid import UUID
 
 from supabase import AsyncClient
 
 from runhold.cli.backend import Backend, Row
 from runhold.cli.project import Project
+from runhold.errors import ConfigError
 from runhold.loop import RecordedRun
 from runhold.store.client import Access, connect
 from runhold.store.records import read_recorded_run
+from runhold.store.redact import REDACT_KEY, RedactKeyMissing, Vault, open_recorded, split_keys
 
 PAGE_ROWS: Final = 500
 """Below what projects answer at once (1,000 rows unless set otherwise)."""
@@ -48,15 +52,24 @@ class ServiceBackend(Backend):
         """All that requests to the model were made of.
 
         :raises NotFound: there is no such run.
+        :raises ConfigError: the key to its redacted fields is not here.
         """
         run = await self.run(execution_id)
         steps = await self._all("agent_steps", _STEPS, execution_id, "step_number")
         calls = await self._all("agent_tool_calls", _CALLS, execution_id, "step_number", "position")
         ids = sorted({str(step["definition_id"]) for step in steps})
         definitions = await self._rows(self._table("agent_definitions").select(_DEFINITIONS).in_("id", ids))
-        return read_recorded_run(
+        recorded = read_recorded_run(
             {"input": run["input_data"], "steps": steps, "calls": calls, "definitions": definitions}
         )
+        keys = split_keys(os.environ.get(REDACT_KEY, ""))
+        try:
+            return open_recorded(recorded, UUID(run["user_id"]), Vault(keys) if keys else None)
+        except RedactKeyMissing as error:
+            raise ConfigError(
+                f"The run holds redacted fields, and what its model was asked is made of them: set {REDACT_KEY} to "
+                "the key of its workers."
+            ) from error
 
     async def prune(self, age: timedelta, limit: int) -> int:
         """Delete the oldest runs that ended longer ago than ``age``, at most ``limit``. Answers how many there were."""

@@ -17,6 +17,7 @@ from runhold.errors import ConfigError
 from runhold.runtime.smtp import SmtpServer, sender
 from runhold.runtime.worker_token import WorkerToken, read_worker_token
 from runhold.store.client import Access
+from runhold.store.redact import REDACT_KEY, split_keys
 
 DEFAULT_CAPACITY: Final = 64
 """Runs at once. They wait for models and tools nearly all the time, so one process can hold many."""
@@ -41,7 +42,6 @@ _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
 _PUBLISHABLE: Final = "SUPABASE_PUBLISHABLE_KEY"
 _WORKER_TOKEN: Final = "RUNHOLD_WORKER_TOKEN"
-_REDACT_KEY: Final = "RUNHOLD_REDACT_KEY"
 _WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
 _SMTP_URL: Final = "RUNHOLD_SMTP_URL"
 _MAIL_FROM: Final = "RUNHOLD_MAIL_FROM"
@@ -59,7 +59,7 @@ SECRET_VARIABLES: Final = (
     "SUPABASE_JWT_SECRET",
     "SUPABASE_JWT_SIGNING_KEY",
     _SMTP_URL,
-    _REDACT_KEY,
+    REDACT_KEY,
 )
 """What opens the project, or its mail server. Nothing but the worker itself needs it, nor the secrets of webhooks."""
 
@@ -142,7 +142,7 @@ class WorkerConfig:
             jwt_secret=read("SUPABASE_JWT_SECRET"),
             jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
             tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
-            redact_keys=(read(_REDACT_KEY) or "").replace(",", " ").split(),
+            redact_keys=split_keys(read(REDACT_KEY) or ""),
             webhook_secrets={
                 name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)
             },

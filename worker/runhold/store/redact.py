@@ -41,6 +41,11 @@ _SHOWN: Final = "(shown)"
 """Places that are no fields: no field's path has a parenthesis and nothing else."""
 
 
+def split_keys(text: str) -> list[str]:
+    """The keys in the value of the variable: newest first, with spaces or commas between them."""
+    return text.replace(",", " ").split()
+
+
 class RedactKeyMissing(RunholdError):
     """The run holds redacted values under a key that this worker does not have."""
 
