@@ -176,7 +176,7 @@ class Vault:
                 cast.id_of(name),
             )
             world.sql(
-                "insert into agent_budgets (scope, scope_key, period, max_usd) values ('user', %s, 'day', 5)",
+                "insert into agent_budgets (scope, scope_key, period, max_tokens) values ('user', %s, 'day', 9000000)",
                 cast.id_of(name),
             )
             world.sql(
