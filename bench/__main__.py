@@ -47,6 +47,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--profile", action="store_true", help="time in functions, of worker 0 and of PostgreSQL"
     )
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of PostgreSQL, to try what it does",
+    )
     return parser.parse_args(arguments)
 
 
@@ -60,7 +67,8 @@ async def run(arguments: argparse.Namespace) -> Results:
     results = Results(machine=facts(), systems=names, cells=[cell.name for cell in cells])
     systems = {name: load(name) for name in names}
     with folder() as path:
-        async with Place(Path(path), profile=arguments.profile) as place:
+        more = dict(setting.partition("=")[::2] for setting in arguments.setting)
+        async with Place(Path(path), profile=arguments.profile, settings=more) as place:
             for name, system in systems.items():
                 await prepare(place, name, system, place.folder)
             for repeat in range(repeats):
@@ -103,7 +111,7 @@ async def main(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     results = await run(arguments)
     results.took_s = round(time.monotonic() - began)
-    selected = arguments.system or arguments.cell or arguments.profile
+    selected = arguments.system or arguments.cell or arguments.profile or arguments.setting
     write(results, arguments.output or (None if selected else Path(__file__).parent / "results"))
 
 

@@ -22,8 +22,9 @@ from bench.systems import Order, System
 
 Values = dict[str, float]
 
+LEAST_WARM_UP: Final = 12
 WARM_UP: Final = 64
-"""Runs before the clock starts: connections, plans and caches are there then."""
+"""Runs before the clock starts, as many as are in flight but not more: connections, plans and caches are there then."""
 
 MOST_RUNS: Final = 6000
 LOOK_S: Final = 0.1
@@ -202,7 +203,7 @@ async def _runs(setting: Setting) -> Values:
     """Throughput, latency, and what a run costs."""
     cell = setting.cell
     async with _workers(setting) as workers:
-        warm = await workers.do(workers.take(max(3, min(cell.in_flight, WARM_UP))))
+        warm = await workers.do(workers.take(max(LEAST_WARM_UP, min(cell.in_flight, WARM_UP))))
         rate = len(warm) / (max(end.ended for end in warm) - min(end.started for end in warm))
         least = 2 * cell.in_flight if cell.in_flight > 1 else 8
         count = cell.count or min(MOST_RUNS, max(least, round(setting.seconds * rate)))

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, LiteralString, Self
@@ -39,9 +40,16 @@ class Place:
     :ivar folder: for logs and traces; deleted in the end.
     """
 
-    def __init__(self, folder: Path, *, profile: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, profile: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """
+        :param profile: count the time in functions, and profile worker 0.
+        :param settings: more settings of PostgreSQL.
+        """
         self.folder = folder
         self.profile = profile
+        self._settings = {**SETTINGS, **(PROFILING if profile else {}), **(settings or {})}
 
     async def __aenter__(self) -> Self:
         # PostgreSQL's files must be on a disk whose commits count: not where /tmp may be memory.
@@ -51,7 +59,7 @@ class Place:
             port=0,
             seed=False,
             durable=True,
-            postgres_settings={**SETTINGS, **(PROFILING if self.profile else {})},
+            postgres_settings=self._settings,
         )
         self.stack = await LocalStack.start(options)
         try:

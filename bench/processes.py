@@ -133,14 +133,10 @@ async def start(system: System, order: Order, folder: Path) -> Host:
 async def running(system: System, orders: list[Order], folder: Path) -> AsyncGenerator[list[Host]]:
     """Processes while the block lasts, all ready."""
     starting = [asyncio.create_task(start(system, order, folder)) for order in orders]
-    hosts: list[Host] = []
     try:
-        hosts += await asyncio.gather(*starting)
-        yield hosts
+        yield await asyncio.gather(*starting)
     finally:
         for task in starting:
             task.cancel()
-        for outcome in await asyncio.gather(*starting, return_exceptions=True):
-            if isinstance(outcome, Host) and outcome not in hosts:
-                hosts.append(outcome)
-        await asyncio.gather(*(host.stop() for host in hosts))
+        begun = await asyncio.gather(*starting, return_exceptions=True)
+        await asyncio.gather(*(host.stop() for host in begun if isinstance(host, Host)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.cells import Cell
 from bench.machine import family
-from bench.measure import Setting, measure, prepare
+from bench.measure import LEAST_WARM_UP, Setting, measure, prepare
 from bench.place import Place, folder
 from bench.systems import load
 from bench.workload import Workload
@@ -41,7 +41,7 @@ async def test_runhold_is_measured_and_everything_ends() -> None:
                 steps = connection.execute("select count(*) from agent_steps").fetchone()
             stored = place.stored_bytes(system.database())
     assert values["runs"] == 6
-    assert steps == ((6 + 3) * STEPS,)  # 3 to warm up
+    assert steps == ((6 + LEAST_WARM_UP) * STEPS,)
     assert stored > empty
     assert values["runs_per_s"] > 0
     assert values["latency_p95_ms"] >= values["latency_p50_ms"] > 1000 * DISTANCE_S  # one round trip at least
