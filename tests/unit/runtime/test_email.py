@@ -167,6 +167,7 @@ def test_nothing_that_others_wrote_begins_a_line(name: str, end: str) -> None:
     assert not [line for line in lines if line.startswith(("Bcc", ".", "Review: planted", "\u202e"))]
     assert [line for line in lines if line.startswith("Review:")] == [f"Review: {DATA['review_id']}"]
     assert len(mail.as_bytes()) < 3000
+    assert not {"\u202e", "\x00"} & {*read["Subject"], *"".join(lines)}
 
 
 def test_mail_is_the_same_whenever_and_by_whom_it_is_sent() -> None:
