@@ -65,8 +65,10 @@ begin
     'cancel_requested', p_execution.cancel_requested_at is not null,
     'approval_tools', (select to_jsonb(t.approval_tools) from public.agent_types t where t.name = p_execution.agent_type),
     'outage_since', p_execution.outage_since, 'resumed_after_step', p_execution.resumed_after_step,
-    'steps', runhold.steps_json(p_execution.id), 'calls', runhold.calls_json(p_execution.id),
-    'reviews', runhold.reviews_json(p_execution.id), 'messages', runhold.messages_json(p_execution.id))
+    -- a run without a step has no calls and no reviews either
+    'steps', case when p_execution.step_count > 0 then runhold.steps_json(p_execution.id) else '[]' end,
+    'calls', case when p_execution.step_count > 0 then runhold.calls_json(p_execution.id) else '[]' end,
+    'reviews', case when p_execution.step_count > 0 then runhold.reviews_json(p_execution.id) else '[]' end, 'messages', runhold.messages_json(p_execution.id))
     || case when runhold.is_budgeted(p_execution) then '{"budgeted": true}'::jsonb else '{}' end;
 end;
 $$;

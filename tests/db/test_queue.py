@@ -133,10 +133,11 @@ def test_users_behind_a_backlog_are_all_found(world: World) -> None:
         )
         cursor.execute(
             "insert into agent_executions (user_id, agent_type, input_data)"
-            " select lpad(to_hex(i), 32, '0')::uuid, 'writer', '{}' from generate_series(250, 1, -1) i"
+            " select lpad(to_hex(i), 32, '0')::uuid, 'writer', '{}'"
+            " from generate_series(1, 8), generate_series(250, 1, -1) i"
         )
     expected = {str(uuid.UUID(int=i)) for i in range(1, 251)}
-    claims = [users(worker.claim(25)) for _ in range(12)]
+    claims = [users(worker.claim(25)) for _ in range(20)]
     assert expected <= {user for claim in claims for user in claim}
 
 
