@@ -9,7 +9,7 @@ create table public.model_prices (
   primary key (model, valid_from)
 );
 
-comment on table public.model_prices is 'USD per million tokens.';
+comment on table public.model_prices is 'USD per million tokens: goes before what workers know of prices (package genai-prices).';
 
 create table public.agent_budgets (
   id uuid primary key default gen_random_uuid(),

@@ -27,7 +27,7 @@ class Limits:
     :ivar max_tokens: input and output tokens of all steps together, as the provider bills them.
     :ivar step_timeout_s: seconds until the model must have answered, retries included.
     :ivar total_timeout_s: seconds of active time; waiting for people, a slot or a provider is not counted.
-    :ivar max_cost_usd: US dollars by the table ``model_prices``; None for no limit.
+    :ivar max_cost_usd: US dollars, None for no limit. Where no price of the model is known nothing passes it.
     :ivar max_tool_calls: tool calls of all steps together.
     :ivar max_output_bytes: size of one tool call's output as JSON; larger output is refused.
     :ivar on_limit: ``fail`` ends the run with the limit's code. ``land`` makes one last call without tools

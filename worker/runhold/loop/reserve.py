@@ -46,17 +46,16 @@ class Reserver:
         :raises Ending: they have no room for the call; or the database says stop, or a cancel was requested.
         :raises Fenced: the run is someone else's.
         """
-        if not self._journal.budgeted:
-            return allowance
-        verdict = await self._journal.commit(Entry(reserve=self._request(allowance)))
-        self._journal.checkpoint()
-        if verdict.reserved is None:
-            return allowance  # the last budget that matched is gone
-        if not verdict.reserved.granted:
-            raise self._refused(verdict.reserved)
-        return replace(
-            allowance, max_output_tokens=self._bound(allowance, verdict.reserved), is_reserved=True
-        )
+        while self._journal.budgeted:
+            verdict = await self._journal.commit(Entry(reserve=self._request(allowance)))
+            self._journal.checkpoint()
+            reserved = verdict.reserved
+            if reserved is None:
+                continue  # the last budget that matched is gone; or what was written with it came to nothing
+            if not reserved.granted:
+                raise self._refused(reserved)
+            return replace(allowance, max_output_tokens=self._bound(allowance, reserved), is_reserved=True)
+        return allowance
 
     def _request(self, allowance: Allowance) -> Reserve:
         given, most = allowance.input_tokens, allowance.max_output_tokens

@@ -30,7 +30,14 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
-PRELOADED: Final = ("runhold.cli.app", "runhold.runtime.worker", "runhold.testing", "supabase", "openai")
+PRELOADED: Final = (
+    "runhold.cli.app",
+    "runhold.runtime.worker",
+    "runhold.testing",
+    "supabase",
+    "openai",
+    "genai_prices.data",
+)
 """What every worker imports: the libraries, and the parts that import them only when they are called."""
 
 PR_SET_PDEATHSIG: Final = 1
