@@ -113,8 +113,8 @@ begin
 end;
 $$;
 
--- Deleting runs that hold something, which only happens with their user. What they hold is noted row by row and booked when all
--- of them are gone, so that no run is waited for any more: by after_user_delete, or here where runs are deleted alone.
+-- Deleting runs that hold something, which only happens with their users. What they hold is noted row by row and booked at once when
+-- all of them are gone, so that no run is waited for any more: statement triggers come after all that the deletion cascades to.
 create function runhold.before_reserved_run_delete() returns trigger
 language plpgsql security definer set search_path = ''
 as $$

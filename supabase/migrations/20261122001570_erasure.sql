@@ -1,5 +1,5 @@
--- Erasure of a person. Deleting their row of auth.users deletes their runs and all that hangs below, their appointments,
--- budgets and use (on delete cascade). In the runs of others stays what they did, without who they were: reviewer_id and
+-- Erasure of a person. Deleting their row of auth.users deletes their runs and all that hangs below, their appointments and
+-- budgets (on delete cascade), and what they used of them (here, as agent_usage has no foreign key). In the runs of others stays what they did, without who they were: reviewer_id and
 -- sender_id are set null by their foreign keys, the actor of events here. Events have no foreign key, as every step of a
 -- run would pay for it.
 
@@ -12,8 +12,6 @@ as $$
 begin
   update public.agent_events e set actor_id = null
   from old_users u where e.actor_id = u.id and e.actor_kind = 'reviewer';
-  -- their runs are gone by now: what these had set aside in the budgets of many is used up
-  perform runhold.charge_erased();
   delete from public.agent_usage g using old_users u where g.scope = 'user' and g.scope_key = u.id::text;
   delete from runhold.lanes l using old_users u where l.user_id = u.id;
   delete from runhold.lane_scans s using old_users u where s.last_user_id = u.id;

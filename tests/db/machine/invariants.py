@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from world import Row, Worker, World, result
+from world import DEFINITION, Row, Worker, World, result
 
 BROKEN = """
 with call as (
@@ -55,6 +55,11 @@ where x.attempt > runhold.max_attempts(x.agent_type)
 union all
 select 'a cancel that was requested and forgotten', x.id, x.status from agent_executions x
 where x.cancel_requested_at is not null and x.status not in ('running', 'cancelled')
+union all
+select 'what is reserved in a budget is not what running runs hold', null, to_jsonb(g)::text from agent_usage g
+where (g.reserved_tokens, g.reserved_usd) <> (
+  select coalesce(sum(x.reserved_tokens), 0), coalesce(sum(x.reserved_usd), 0) from agent_executions x
+  where x.status = 'running' and g.id = any (x.reserved_in))
 union all
 select 'a call runs and no worker holds its run', c.execution_id, c.tool_name from call c
 where c.status = 'running' and c.run_status <> 'running'
@@ -107,7 +112,8 @@ def assert_everything_ends(world: World, advance: Callable[[float], None]) -> No
 
     ``advance`` moves the database's clock on by so many seconds.
     """
-    janitor = world.worker()
+    types = [row["name"] for row in world.sql("select name from agent_types")]
+    janitor = world.worker(*({**DEFINITION, "agent_type": name} for name in types))
     left: list[Row] = []
     for _ in range(6):
         # All others are silent while the janitor beats: their leases end, and the sweep may trust that they are dead.

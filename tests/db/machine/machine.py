@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from budget_world import budget
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from invariants import BROKEN, assert_everything_ends
-from model import Call, Entry, Model, Question, Run
+from model import Budget, Call, Entry, Model, Question, Run
 from world import DEFINITION, Row, Worker, World, call, question, refused, result, step
 
 EPOCH = "2031-01-01T00:00:00Z"
@@ -27,6 +28,8 @@ AGENT = {
         "total_timeout_s": 10_000_000,
     },
 }
+
+RESERVE = {"min_tokens": 20, "max_tokens": 60}
 
 Shape = tuple[str, str, str, str | None]
 UNSAFE: Shape = ("send", "unsafe", "running", None)
@@ -73,6 +76,8 @@ select jsonb_build_array(
 EMPTY = """
 delete from auth.users;
 delete from agent_workers;
+delete from agent_budgets;
+delete from agent_usage;
 delete from realtime.messages;
 update agent_types set review_on_expiry = 'reject', approvals_needed = 1;
 update runhold.liveness set last_beat_at = runhold.now(), beating_since = runhold.now(),
@@ -144,12 +149,16 @@ class RunsMachine(RuleBasedStateMachine):
     @initialize(
         expiry=st.sampled_from(["reject", "fail", "escalate"]),
         needed=st.sampled_from([1, 1, 2]),
+        cap=st.sampled_from([None, 150, 150, 1_000_000]),
         data=st.data(),
     )
-    def begin(self, expiry: str, needed: int, data: st.DataObject) -> None:
+    def begin(self, expiry: str, needed: int, cap: int | None, data: st.DataObject) -> None:
         self.start_worker()
         self.world.configure(review_on_expiry=expiry, approvals_needed=needed)
         self.model.on_expiry, self.model.approvals_needed = expiry, needed
+        if cap is not None:
+            budget(self.world, period="month", max_tokens=cap)
+            self.model.budget = Budget(cap)
         stories = st.lists(
             st.sampled_from(["held", "gated", "paused", "unsafe", "lost"]), min_size=2, max_size=4
         )
@@ -270,7 +279,7 @@ class RunsMachine(RuleBasedStateMachine):
     @rule()
     def sweep(self) -> None:
         self.advance(1)
-        assert self.world.sweep() == self.model.sweep()
+        assert self.world.sweep().items() >= self.model.sweep().items()
 
     # ------------------------------------------------------------------------------------------- record
 
@@ -283,6 +292,8 @@ class RunsMachine(RuleBasedStateMachine):
         before = self.snapshot(entry["execution"]) if stale else None
         (answer,) = hand.worker.record_all([entry])
         assert answer["verdict"] == verdict, (answer, verdict)
+        told = {k: v for k, v in (answer.get("reserved") or {}).items() if k in ("granted", "tokens", "then")}
+        assert told == (self.model.reserved or {})
         if stale:
             assert self.snapshot(entry["execution"]) == before, "a stale entry changed something"
         if verdict == "stop":
@@ -335,6 +346,7 @@ class RunsMachine(RuleBasedStateMachine):
             "steps": [
                 step(number, hand.worker.definition, tokens=7, cost_usd=0.001, delivered=sorted(run.unread))
             ],
+            **({"reserve": RESERVE} if number % 3 else {}),
             "calls": [
                 call(number, n, tool, effect, status) for n, (tool, effect, status, _) in enumerate(shapes)
             ],
@@ -344,6 +356,13 @@ class RunsMachine(RuleBasedStateMachine):
     def results_of(self, data: st.DataObject, calls: Sequence[Call]) -> list[Row]:
         ends = st.sampled_from(["succeeded", "succeeded", "failed", "unknown"])
         return [result(*c.place, data.draw(ends, "outcome")) for c in self.some(data, calls, "result")]
+
+    @precondition(lambda self: self.holds_anything())
+    @rule(data=st.data(), charge=st.sampled_from([{}, {}, {"charge": True}]))
+    def ask_for_tokens(self, data: st.DataObject, charge: Entry) -> None:
+        """Before the first call of a claim, or after one that was never answered."""
+        hand, belief, _ = self.believing(data)
+        self.send(hand, belief, {"reserve": RESERVE, **charge})
 
     def ending(self, data: st.DataObject, run: Run) -> Entry:
         ways = ["awaiting_review", "awaiting_review", "completed", "failed", "pending"]
@@ -405,7 +424,8 @@ class RunsMachine(RuleBasedStateMachine):
         hand, belief, run = self.believing(data)
         if run is not None:
             done = self.results_of(data, [c for c in run.calls.values() if c.status == "running"])
-            self.send(hand, belief, {"results": done, "transition": self.ending(data, run)})
+            charge = {"charge": True} if data.draw(st.booleans(), "charge") else {}
+            self.send(hand, belief, {"results": done, "transition": self.ending(data, run), **charge})
 
     @precondition(lambda self: self.holds_anything())
     @rule(data=st.data())
@@ -565,6 +585,7 @@ class RunsMachine(RuleBasedStateMachine):
             gone = self.owners.pop()
             self.world.sql("delete from auth.users where id = %s", gone)
             for run in [r for r in self.model.runs.values() if r.owner == gone]:
+                self.model.settle(run, charged=True)
                 del self.model.runs[run.id]
         elif what == "release":
             hand = self.any_hand(data)
@@ -596,6 +617,19 @@ class RunsMachine(RuleBasedStateMachine):
             key = (":".join(map(str, about.call.place)), about.kind)
             if not about.id and key in ids:
                 about.id = ids[key]
+
+    @invariant()
+    def spending_equals_the_model(self) -> None:
+        """With the invariant that reservations are those of running runs: nothing is charged twice, or never."""
+        counted = self.ask(
+            "select tokens, reserved_tokens from agent_usage where tokens + reserved_tokens > 0"
+        )
+        held = sum(run.reserved for run in self.model.runs.values())
+        assert [*counted] == (
+            [{"tokens": self.model.budget.used, "reserved_tokens": held}]
+            if self.model.budget is not None and self.model.budget.used + held
+            else []
+        )
 
     @invariant()
     def rows_are_sound(self) -> None:

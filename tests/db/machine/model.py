@@ -92,6 +92,7 @@ class Run:
     error: str | None = None
     ended: float = 0.0
     changes: int = 0
+    reserved: int = 0
     unread: set[str] = field(default_factory=set)
     mixed_end: bool = False  # expired in an order that nobody can know: what a retry takes up, neither
     calls: dict[Place, Call] = field(default_factory=dict)
@@ -115,6 +116,14 @@ class Run:
 
 
 @dataclass(eq=False)
+class Budget:
+    """Tokens for all runs together."""
+
+    cap: int
+    used: int = 0
+
+
+@dataclass(eq=False)
 class WorkerRow:
     """A worker as the database knows it."""
 
@@ -126,9 +135,11 @@ class WorkerRow:
 
 
 class Model:
-    """All runs and workers of one small world."""
+    """All runs and workers of one small world, which spend from one budget of tokens, if there is one."""
 
     def __init__(self, *, on_expiry: str = "reject", approvals_needed: int = 1) -> None:
+        self.budget: Budget | None = None
+        self.reserved: Entry | None = None  # the answer to the last entry that asked for tokens
         self.now = 0.0
         self.on_expiry = on_expiry
         self.approvals_needed = approvals_needed
@@ -190,6 +201,7 @@ class Model:
         """Runs whose worker will not finish them."""
         gone = list(runs)
         for run in gone:
+            self.settle(run, charged=True)
             if run.cancel:
                 self.change(run, "cancelled")
             elif any(c.status == "unknown" and c.answered_stop for c in run.calls.values()):
@@ -264,6 +276,7 @@ class Model:
     def record(self, worker: str, entry: Entry) -> tuple[Verdict, list[bool]]:
         """What ``agent_worker_record`` must answer to an entry: the verdict, and which starts were granted."""
         run = self.runs.get(entry["execution"])
+        self.reserved = None
         if run is None or entry["fence"] != run.fence:
             return "fenced", []
         if entry["seq"] <= run.recorded:
@@ -271,7 +284,9 @@ class Model:
         if entry["seq"] > run.recorded + 1:
             return "gap", []
         if run.status == "running" and run.worker == worker:
-            return self._apply(run, entry)
+            verdict, granted = self._apply(run, entry)
+            self._spend(run, entry, verdict)
+            return verdict, granted
         if not run.is_final:
             return "fenced", []
         # late: what happened is kept, and changes nothing about the end
@@ -288,15 +303,58 @@ class Model:
             return "ok"
         return "stop" if run.is_final else "fenced"
 
+    def settle(self, run: Run, *, charged: bool) -> None:
+        """What the run had set aside is given back, or used up."""
+        if self.budget is not None and charged:
+            self.budget.used += run.reserved
+        run.reserved = 0
+
+    def _spend(self, run: Run, body: Entry, verdict: Verdict) -> None:
+        """A step costs what it did; a call that was never answered what was set aside for it."""
+        steps = body.get("steps", ())
+        leaves = verdict == "ok" and "transition" in body
+        asks = verdict == "ok" and "reserve" in body
+        if self.budget is not None:
+            self.budget.used += sum(raw["input_tokens"] for raw in steps)
+        if steps or leaves or asks or body.get("charge"):
+            self.settle(run, charged=bool(body.get("charge") and not steps))
+        if asks and not leaves:
+            self.reserved = self._reserve(run, **body["reserve"])
+
+    def _reserve(self, run: Run, min_tokens: int, max_tokens: int) -> Entry:
+        if self.budget is None:
+            return {"granted": True, "tokens": max_tokens}
+        held = sum(r.reserved for r in self.runs.values())
+        unspent = self.budget.cap - self.budget.used
+        if unspent - held >= max_tokens:
+            run.reserved = max_tokens
+        elif unspent >= min_tokens and not held:
+            run.reserved = unspent
+        else:
+            return {"granted": False, "then": "wait" if unspent >= min_tokens else "fail"}
+        return {"granted": True, "tokens": run.reserved}
+
     def _again(self, run: Run, worker: str, entry: Entry) -> Verdict:
         """The answer to this very entry was lost: intents that are not there are not there now."""
+        if "reserve" in entry:
+            self.reserved = {"granted": False, "then": "wait"}
+            if run.reserved or self.budget is None:
+                self.reserved = {"granted": True, "tokens": run.reserved or entry["reserve"]["max_tokens"]}
         if run.worker != worker:
             return self._too_late(run, entry)
         if entry["seq"] != run.recorded:
             return "ok"
         if any((c["step_number"], c["position"]) not in run.calls for c in entry.get("calls", ())):
             return "stop"
-        return "continue" if entry.get("transition") else "ok"
+        meant = [c for c in entry.get("calls", ()) if c["status"] in ("pending", "running")]
+        waits = any(
+            call.status in ("awaiting_review", "rejected")
+            and any(q.kind == "approval" for q in call.questions)
+            for call in (
+                run.calls[i["step_number"], i["position"]] for i in (*meant, *entry.get("starts", ()))
+            )
+        )
+        return "continue" if entry.get("transition") or waits else "ok"
 
     def _keep(self, run: Run, body: Entry) -> None:
         """The part of an entry that tells what happened, but for results."""
@@ -329,7 +387,11 @@ class Model:
             for call in run.calls.values():
                 if call.status == "unknown" and not call.answered_stop:
                     self.ask(call, "unknown_outcome")
-        granted = [self._start(run.calls[s["step_number"], s["position"]]) for s in body.get("starts", ())]
+        started = [run.calls[s["step_number"], s["position"]] for s in body.get("starts", ())]
+        gated = [call.status == "awaiting_review" for call in started]
+        granted = [self._start(call) for call in started]
+        if to is None and any(g and not taken for g, taken in zip(gated, granted, strict=True)):
+            return "continue", granted  # it waits for a person, and its worker must know
         unheard = to == "completed" and run.unread and not run.cancel and not body["transition"].get("final")
         if unheard or (to == "awaiting_review" and not run.open_questions):
             return "continue", granted
