@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runhold.errors import ConfigError
-from runhold.runtime.config import WorkerConfig
+from runhold.runtime.config import SECRET_VARIABLES, WorkerConfig
 
 ENV = {"SUPABASE_URL": "https://x.supabase.co", "SUPABASE_SECRET_KEY": "sb_secret_x"}
 
@@ -126,3 +126,16 @@ def test_mistakes_in_mail_are_named(environment: dict[str, str], says: str) -> N
     with pytest.raises(ConfigError, match=says) as refused:
         WorkerConfig.from_env(ENV | environment)
     assert "hunter" not in str(refused.value)
+
+
+def test_redact_keys_are_read_newest_first_and_hidden() -> None:
+    environ = {
+        "SUPABASE_URL": "https://x.supabase.co",
+        "SUPABASE_SECRET_KEY": "sb_secret_x",
+        "RUNHOLD_REDACT_KEY": "newer-key, older-key",
+    }
+    config = WorkerConfig.from_env(environ)
+    assert list(config.redact_keys) == ["newer-key", "older-key"]
+    assert {"newer-key", "older-key"} <= set(config.secrets)
+    assert "older-key" not in repr(config)
+    assert "RUNHOLD_REDACT_KEY" in SECRET_VARIABLES
