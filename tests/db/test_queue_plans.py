@@ -6,8 +6,6 @@ The same queues with a million runs each, measured, with their plans: docs/plans
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from world import DEFINITION, World
 
@@ -64,7 +62,7 @@ from pg_stat_xact_user_tables s where s.relid = 'public.agent_executions'::regcl
 
 
 @pytest.fixture(params=sorted(STATISTICS))
-def crowded(request: pytest.FixtureRequest, fresh_world: World) -> Iterator[World]:
+def crowded(request: pytest.FixtureRequest, fresh_world: World) -> World:
     """A database with the five queues, and statistics of this kind."""
     fresh_world.worker(*({**DEFINITION, "agent_type": name} for name in QUEUES))
     for statement in STATISTICS[request.param].split(";"):
