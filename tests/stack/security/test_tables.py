@@ -190,7 +190,7 @@ class Attempts:
         theirs = self._vault.rows[self.name]
         if "nobody" in theirs:
             return "nobody" if any(_shows(row, theirs["nobody"]) for row in rows) else EMPTY
-        names = {self._vault.cast.name_of(row["user_id"]) for row in rows}
+        names = {self._vault.cast.name_of(row.get("user_id") or row["scope_key"]) for row in rows}
         return " ".join(sorted(names)) or EMPTY
 
     def insert(self, column: str) -> str:
