@@ -282,8 +282,10 @@ class Row:
         if self.budget is not None:
             if transition is not None and kind == "ok":
                 self.budget.leave(self.id, charge=entry.charge)
-            if entry.reserve is not None and kind != "stop":
+            if entry.reserve is not None and kind == "ok":
                 reserved = self.budget.ask(self.id, len(self.steps) + 1, entry.reserve)
+        elif entry.reserve is not None and kind == "ok":
+            reserved = Reserved(granted=True, tokens=entry.reserve.max_tokens, usd=entry.reserve.max_usd)
         return Verdict(
             kind=kind,
             code=code,

@@ -11,7 +11,7 @@ from loop_support import Budget, Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, Limits, tool
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable, StoreError
-from runhold.loop.ports import Entry, Reserve, Usage
+from runhold.loop.ports import Entry, Reserve, Usage, Verdict
 from runhold.testing.chaos.patience import eventually
 
 
@@ -153,6 +153,33 @@ class TestGranted:
 
         await work(row, agent(), ScriptedModel(drop, says("Done.")))
         assert (row.status, len(reserves(row))) == ("completed", 1)
+
+    async def test_a_budget_that_is_gone_when_it_is_asked_grants_all(self) -> None:
+        row = Row(budget=Budget(0))
+        worker = Worker(row, agent(), model := ScriptedModel(says("Done.")))
+        row.budget = None
+        await worker.go()
+        assert row.status == "completed"
+        assert model.requests[0]["max_completion_tokens"] == 500
+
+    async def test_what_was_not_answered_is_asked_for_again(self) -> None:
+        """A verdict may say of all that was written in one entry only: go on otherwise."""
+        row = Row(budget=Budget(10_000))
+        worker = Worker(row, agent(), model := ScriptedModel(says("Done.")))
+        append, asked = worker.log.append, 0
+
+        def answer_the_second(entry: Entry) -> Any:
+            nonlocal asked
+            asked += entry.reserve is not None
+            if entry.reserve is None or asked > 1:
+                return append(entry)
+            verdict = asyncio.get_running_loop().create_future()
+            verdict.set_result(Verdict(kind="continue", budgeted=True))
+            return verdict
+
+        worker.log.append = answer_the_second  # type: ignore[method-assign]
+        await worker.go()
+        assert (row.status, asked, len(model.requests)) == ("completed", 2, 1)
 
 
 class TestNotGranted:
