@@ -11,7 +11,7 @@ import httpx
 import pytest
 import respx
 
-from runhold.runtime.progress import MAX_EVENTS, Progress
+from runhold.runtime.progress import MAX_EVENTS, MAX_RUNS_PER_REQUEST, MAX_RUNS_WAITING, Progress
 from runhold.store.client import Access
 
 ADA, BOB = UUID(int=1), UUID(int=2)
@@ -62,6 +62,20 @@ async def test_too_much_news_loses_its_oldest() -> None:
         (message,) = await sent_by(progress, route)
     events = message["payload"]["events"]  # pyright: ignore
     assert [event["n"] for event in events] == list(range(10, MAX_EVENTS + 10))  # pyright: ignore
+
+
+@respx.mock
+async def test_many_runs_take_turns_the_oldest_news_first_and_what_is_too_much_is_dropped() -> None:
+    route = respx.post(ENDPOINT).mock(httpx.Response(202))
+    async with httpx.AsyncClient() as http:
+        progress = Progress("http://project.test", Access("k"), http)
+        for n in range(MAX_RUNS_WAITING + 3):
+            progress.add(UUID(int=n), "step", {"step": 1})
+        messages = await sent_by(progress, route)
+    assert [m["topic"] for m in messages] == [
+        f"execution:{UUID(int=n)}" for n in range(3, 3 + MAX_RUNS_PER_REQUEST)
+    ]
+    assert progress.dropped == 3
 
 
 @respx.mock

@@ -1,7 +1,8 @@
 """What a run is doing, told to whoever watches it: broadcasts on its private topic ``execution:<id>``.
 
-Hints, nothing more: they are sent after the fact, at most four times a second per run, in one request for all runs
-of the worker. When Realtime is slow or away they are dropped. No run ever waits for them.
+Hints, nothing more: they are sent after the fact, at most four times a second per run, in one request for many runs
+of the worker. A worker tells of 64 runs a second at most, however many it works on: those with the oldest news first.
+When Realtime is slow or away, or news come faster than that for long, they are dropped. No run ever waits for them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
@@ -30,7 +32,13 @@ MAX_EVENTS: Final = 50
 MAX_TEXT_CHARS: Final = 16_000
 """Text kept per run between two messages; what came first goes first."""
 
-MAX_RUNS_PER_REQUEST: Final = 100
+MAX_RUNS_PER_REQUEST: Final = 16
+"""Every message is checked against policies in the database and counts against the project's quota of messages,
+whether anybody listens or not (the server does not tell)."""
+
+MAX_RUNS_WAITING: Final = 256
+"""Runs with news; of more, those with the oldest are dropped."""
+
 TIMEOUT_S: Final = 5.0
 COMPLAIN_EVERY_S: Final = 60.0
 
@@ -70,7 +78,7 @@ class Progress:
         self.sent = 0
         """Messages that Realtime took."""
         self.dropped = 0
-        """Messages that it did not."""
+        """Messages that it did not, and news of runs that were never sent."""
 
     def sink(self, execution_id: UUID) -> RunProgress:
         """The ``ProgressSink`` of one run."""
@@ -79,6 +87,9 @@ class Progress:
     def add(self, execution_id: UUID, event: str, payload: Mapping[str, Any]) -> None:
         """Note something to tell. Returns at once and never raises."""
         pending = self._pending.setdefault(execution_id, _Pending())
+        if len(self._pending) > MAX_RUNS_WAITING:
+            self._pending.pop(next(iter(self._pending)))
+            self.dropped += 1
         if event == "text":
             if pending.text_step != payload.get("step"):
                 pending.text, pending.text_step = "", payload.get("step")
@@ -93,7 +104,7 @@ class Progress:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                runs = list(self._pending)[:MAX_RUNS_PER_REQUEST]
+                runs = list(islice(self._pending, MAX_RUNS_PER_REQUEST))
                 await self._send([one for run in runs for one in _messages(run, self._pending.pop(run))])
                 await asyncio.sleep(INTERVAL_S)
 
