@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, LiteralString, cast
 
 import psycopg
+from psycopg.rows import scalar_row
 
 BATCH = 20_000
 """Runs per transaction: about 0.3 million rows, seconds."""
@@ -86,8 +87,9 @@ def seed(
     )
     say("vacuumed")
     connection.execute(sql["forget_metrics"])
-    while past.roll_up and (rolled := connection.execute(sql["roll_up"]).fetchone()) and rolled[0]:
-        say(f"{rolled[0]} hours rolled up")
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        while past.roll_up and (rolled := cursor.execute(sql["roll_up"]).fetchone()):
+            say(f"{rolled} hours rolled up")
     connection.execute("vacuum (analyze) agent_metrics_hourly")
 
 

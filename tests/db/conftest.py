@@ -31,6 +31,7 @@ update runhold.settings set value = null where name = 'retention';
 update runhold.liveness
 set last_beat_at = now(), beating_since = now(), last_sweep_at = now(), sweeping_since = now();
 select setval('runhold.last_wake', 0);
+select runhold.forget_metrics();
 """
 
 

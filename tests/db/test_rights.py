@@ -40,6 +40,7 @@ SEES: dict[str, dict[str, int | str]] = {
     "agent_budgets": {"anon": "denied", "service": 1, "signed in": "denied"},
     "agent_usage": {"anon": "denied", "service": 1, "signed in": "denied"},
     "agent_workers": {"anon": "denied", "service": 1, "signed in": "denied"},
+    "agent_metrics_hourly": {"anon": "denied", "service": 1, "signed in": "denied"},
     "model_prices": {"anon": "denied", "service": 1, "signed in": 1},
 }
 
@@ -225,6 +226,9 @@ def seed(world: World) -> Seed:
         )
     world.sql("insert into agent_budgets (scope, period, max_usd) values ('all', 'day', 1)")
     world.sql("insert into agent_usage (scope, period, period_start) values ('all', 'day', now())")
+    world.sql(
+        "insert into agent_metrics_hourly (hour, agent_type, measure, n) values ('2026-01-01', '*', 'ended', 1)"
+    )
     world.sql(
         "insert into model_prices (model, input_usd, cached_input_usd, output_usd) values ('m', 1, 1, 1)"
     )

@@ -187,6 +187,9 @@ class Vault:
             "insert into model_prices (model, input_usd, cached_input_usd, output_usd) values ('m', 1, 1, 1)"
             " on conflict do nothing"
         )
+        world.sql(
+            "insert into agent_metrics_hourly (hour, agent_type, measure, n) values ('2026-01-01', '*', 'seeded', 1)"
+        )
         vault._take_stock()
         return vault
 
@@ -197,6 +200,7 @@ class Vault:
             "agent_definitions": "agent_type = 'vault'",
             "agent_workers": f"id = '{self.worker_id}'",
             "model_prices": "model = 'm'",
+            "agent_metrics_hourly": "measure = 'seeded'",
         }
         for table in tables(self.world):
             self._take_stock_of_columns(table)
@@ -237,7 +241,7 @@ class Vault:
         """Leave nothing behind for other tests."""
         self.world.sql("delete from agent_executions")
         self.world.sql("delete from agent_workers where id = %s", self.worker_id)
-        for table in ("agent_budgets", "agent_usage", "model_prices"):
+        for table in ("agent_budgets", "agent_usage", "model_prices", "agent_metrics_hourly"):
             self.world.sql(f"delete from {table}")
 
 

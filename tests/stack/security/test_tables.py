@@ -135,6 +135,9 @@ TABLES = {
         sees={SERVICE: "nobody"},
         others=REFUSED,
     ),
+    "agent_metrics_hourly": Table(
+        columns="hour hours agent_type measure label n total buckets counts", sees={SERVICE: "nobody"}, others=REFUSED
+    ),
     "model_prices": Table(
         columns="model valid_from input_usd cached_input_usd output_usd",
         sees=dict.fromkeys([*SIGNED_IN, SERVICE], "nobody"),
