@@ -367,6 +367,7 @@ async def test_a_run_whose_task_raises_is_given_back_for_later(
     assert transition["delay_ms"] > 0
     assert "RuntimeError" in transition["reason"]
     assert transition["counted"]  # it may fail so everywhere
+    assert bench.port.run(run_id).entries[-1]["charge"]  # nobody knows how far its model was
     assert "a bug" in caplog.text  # with its traceback, for whoever runs the worker
     await wound_up(bench, task)
 

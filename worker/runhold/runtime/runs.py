@@ -224,8 +224,11 @@ class Runs:
             counted=counted,
             detail={"message": f"The run could not go on ({reason}); the worker's log says where."},
         )
+        entry = Entry(
+            transition=transition, charge=True
+        )  # if it holds a reservation, its model may have been at work
         try:
-            await asyncio.wait_for(log.append(Entry(transition=transition)), GIVE_BACK_TIMEOUT_S)
+            await asyncio.wait_for(log.append(entry), GIVE_BACK_TIMEOUT_S)
         except (TimeoutError, StoreError) as error:
             logger.error("run %s could not be given back: %s", log.key, error)
         finally:
