@@ -16,7 +16,7 @@ from bench.measure import NotMeasured, Setting, measure, prepare
 from bench.place import Place, end_on_signals, folder
 from bench.processes import HostFailed
 from bench.profiles import tell_profiles
-from bench.report import Outcome, Results, line, write
+from bench.report import Outcome, Results, line, read, save, write
 from bench.systems import NAMES, load
 
 SECONDS: Final = 5.0
@@ -48,6 +48,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--profile", action="store_true", help="time in functions, of worker 0 and of PostgreSQL"
     )
     parser.add_argument(
+        "--render", type=Path, metavar="JSON", help="only write page and plot of these results anew"
+    )
+    parser.add_argument(
         "--setting",
         action="append",
         default=[],
@@ -57,8 +60,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-async def run(arguments: argparse.Namespace) -> Results:
-    """Measure all that is asked for, and tell each line as it comes."""
+async def run(arguments: argparse.Namespace, output: Path | None) -> Results:
+    """Measure all that is asked for; tell each line as it comes, and keep it in ``output``."""
     names: list[str] = arguments.system or [*NAMES]
     wanted = arguments.cell or (QUICK if arguments.quick else [cell.name for cell in CELLS])
     cells = [cell for cell in CELLS if cell.name in wanted]
@@ -98,6 +101,8 @@ async def run(arguments: argparse.Namespace) -> Results:
                         outcome.took_s = round(time.monotonic() - began, 1)
                         results.outcomes.append(outcome)
                         print(line(outcome), flush=True)
+                        if output is not None:
+                            save(results, output)
                         if arguments.profile:
                             tell_profiles(place, name, systems[name].database())
     return results
@@ -108,13 +113,18 @@ async def main(arguments: argparse.Namespace) -> None:
     task = asyncio.current_task()
     assert task is not None
     end_on_signals(task)
-    began = time.monotonic()
-    results = await run(arguments)
-    results.took_s = round(time.monotonic() - began)
     selected = arguments.system or arguments.cell or arguments.profile or arguments.setting
-    write(results, arguments.output or (None if selected else Path(__file__).parent / "results"))
+    output = arguments.output or (None if selected else Path(__file__).parent / "results")
+    began = time.monotonic()
+    results = await run(arguments, output)
+    results.took_s = round(time.monotonic() - began)
+    write(results, output)
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(main(parse(sys.argv[1:])))
+    asked = parse(sys.argv[1:])
+    if asked.render is not None:
+        write(read(asked.render), asked.output or asked.render.parent)
+    else:
+        with contextlib.suppress(asyncio.CancelledError):
+            asyncio.run(main(asked))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import statistics
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -137,9 +138,9 @@ async def measure(setting: Setting) -> Values:
     await setting.system.open(setting.place)
     try:
         await setting.system.empty(setting.place)
-        commit_ms = setting.place.commit_ms()
+        commit_ms, load = setting.place.commit_ms(), os.getloadavg()[0]
         values = await kinds[setting.cell.kind](setting)
-        return {**values, "commit_ms": commit_ms}
+        return {**values, "commit_ms": commit_ms, "load_before": load}
     finally:
         await setting.system.close(setting.place)
 

@@ -16,6 +16,9 @@ from bench.systems import PEERS, load
 
 OURS: Final = "runhold"
 
+BUSY_LOAD: Final = 0.5
+"""Processes that ran in the minute before; an idle machine has next to none."""
+
 
 @dataclass
 class Outcome:
@@ -52,18 +55,21 @@ class Results:
         found = [each.values[value] for each in self.of(system, cell) if value in each.values]
         return statistics.median(found) if found else None
 
-    def ratio(self, cell: str, value: str, *, more_is_better: bool) -> float | None:
+    def ratio(
+        self, cell: str, value: str, *, more_is_better: bool, among: Sequence[str] = PEERS
+    ) -> float | None:
         """Ours to the best peer's: the median of what each repeat says, since repeats are minutes apart."""
         ratios: list[float] = []
         for ours in self.of(OURS, cell):
             peers = [
                 each.values[value]
-                for peer in PEERS
+                for peer in among
                 for each in self.of(peer, cell)
                 if each.repeat == ours.repeat and value in each.values
             ]
-            if peers and value in ours.values:
-                ratios.append(ours.values[value] / (max(peers) if more_is_better else min(peers)))
+            best = (max(peers) if more_is_better else min(peers)) if peers else 0.0
+            if best and value in ours.values:  # peers have no API server whose costs were to be compared
+                ratios.append(ours.values[value] / best)
         return statistics.median(ratios) if ratios else None
 
 
@@ -72,6 +78,7 @@ class Table:
     """Some values of some cells, a column per system.
 
     :ivar values: (value, what its rows are called); ``{}`` is the cell's title.
+    :ivar among: the peers that do the same thing.
     """
 
     title: str
@@ -79,6 +86,7 @@ class Table:
     cells: Sequence[str]
     values: Sequence[tuple[str, str]]
     more_is_better: bool = False
+    among: Sequence[str] = PEERS
 
 
 RUNS: Final = [cell.name for cell in CELLS if cell.kind == "runs"]
@@ -105,9 +113,11 @@ TABLES: Final = (
     ),
     Table(
         title="Insert → first model call, ms",
-        text="From the call that submits a run, into an idle system; without a queue, from the call that starts it.",
+        text="From the call that submits a run, into an idle system. Without a queue (LangGraph, floors) from the call that "
+        "starts it: nobody has to be woken, so the ratio leaves them out.",
         cells=["start"],
         values=[("start_p50_ms", "p50"), ("start_p95_ms", "p95")],
+        among=[name for name in PEERS if load(name).queue],
     ),
     Table(
         title="What a run costs",
@@ -167,11 +177,19 @@ def markdown(results: Results) -> str:
         "What is measured and how: [the guide](../../docs/guides/benchmark.md). The last column is Runhold ÷ the best "
         "peer, the median of each repeat's own ratio.",
     ]
+    if _was_busy(results):
+        parts.append("**Other programs kept this machine busy meanwhile: these numbers are provisional.**")
     for table in TABLES:
         parts += _table(results, table)
     parts += _commits(results)
     parts += ["## What each of them guarantees", *_guarantees(results)]
     return "\n\n".join(parts) + "\n"
+
+
+def _was_busy(results: Results) -> bool:
+    """Whether somebody else worked here before the first cell."""
+    load_before = results.machine.get("load")
+    return isinstance(load_before, list) and float(str(load_before[0])) > BUSY_LOAD
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -190,7 +208,7 @@ def _table(results: Results, table: Table) -> list[str]:
     for cell in cells:
         for value, name in table.values:
             numbers = [_cell(results, system, cell, value) for system in results.systems]
-            ratio = results.ratio(cell, value, more_is_better=table.more_is_better)
+            ratio = results.ratio(cell, value, more_is_better=table.more_is_better, among=table.among)
             rows.append(_row([name.format(titles[cell]), *numbers, number(ratio)]))
     if table.title.startswith("Stored") and {"size8", "size100"} <= set(cells):
         rows.append(_row(["100 steps ÷ 8 steps", *(_growth(results, name) for name in results.systems), ""]))
@@ -239,14 +257,19 @@ def read(file: Path) -> Results:
     return Results(**{**told, "outcomes": [Outcome(**each) for each in told["outcomes"]]})
 
 
+def save(results: Results, folder: Path) -> None:
+    """Write the JSON file: after every cell, so that what was measured is kept whatever comes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latest.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
+
+
 def write(results: Results, folder: Path | None) -> None:
     """Print the page; write it with the JSON file and the plot into ``folder``, unless that is None."""
     print("\n" + markdown(results))
     if folder is None:
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    save(results, folder)
     (folder / "latest.md").write_text(markdown(results))
-    (folder / "latest.json").write_text(json.dumps(asdict(results), indent=1) + "\n")
     plot = [
         python_of(in_project=False),
         "-m",

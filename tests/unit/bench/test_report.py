@@ -39,6 +39,11 @@ def test_who_was_not_measured_takes_no_part() -> None:
     assert measured.ratio("runs64", "runs_per_s", more_is_better=True) is None
 
 
+def test_nothing_is_compared_with_a_cost_that_peers_do_not_have() -> None:
+    measured = results(("runhold", 0, 2.5), ("absurd", 0, 0.0), value="api_cpu_ms")
+    assert measured.ratio("runs64", "api_cpu_ms", more_is_better=False) is None
+
+
 def test_the_page_has_medians_ratios_and_the_commits_beside_them() -> None:
     page = markdown(
         results(("runhold", 0, 90.0), ("runhold", 1, 110.0), ("absurd", 0, 45.0), ("absurd", 1, 55.0))
