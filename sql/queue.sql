@@ -3,7 +3,7 @@
 -- Columns: per agent type. ready, runs that could start now; oldest_s, for how long the first of them has waited; later,
 -- runs whose wake_at is still to come, and next_at; running, of max_concurrent; workers and free, living workers that run
 -- this type and their free slots; paused, runs that wait for people.
--- Cost: counts queued, running and paused runs by partial indexes; a second at a million queued.
+-- Cost: counts queued, running and paused runs by partial indexes; 2 s at a million queued (2 busy cores).
 -- Bad answer: ready and no workers → start one that has this agent. ready and free = 0 → start more. ready, free and
 -- running at max_concurrent → the cap holds them (agent_types). enabled false → the kill switch is on.
 

@@ -1,7 +1,8 @@
 -- Is anything waiting for something that will never come?
 --
 -- Columns: what is wrong, the run, its state, since when, and what to do. No rows is the good answer.
--- Cost: reads running and paused runs by partial indexes; milliseconds, whatever the size of the history.
+-- Cost: reads running and paused runs by partial indexes, and the queue once: milliseconds, whatever the size of the history;
+-- 4 s with a million queued (2 busy cores).
 -- Bad answer: the sweep repairs all but the last two within seconds. If rows stay, no sweep runs: is a worker alive
 -- (sql/workers.sql)? By hand: select agent_sweep();
 
