@@ -113,8 +113,8 @@ TABLES: Final = (
     ),
     Table(
         title="Insert → first model call, ms",
-        text="From the call that submits a run, into an idle system. Without a queue (LangGraph, floors) from the call that "
-        "starts it: nobody has to be woken, so the ratio leaves them out.",
+        text="From the call that submits a run, into an idle system. Without a queue (LangGraph, floors) from the "
+        "call that starts it: nobody has to be woken, so the ratio leaves them out.",
         cells=["start"],
         values=[("start_p50_ms", "p50"), ("start_p95_ms", "p95")],
         among=[name for name in PEERS if load(name).queue],
