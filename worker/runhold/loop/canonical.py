@@ -7,12 +7,14 @@ sent.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from json.encoder import encode_basestring
 from typing import Any, Final, cast
+
+import msgspec
+from pydantic_core import PydanticSerializationError, to_json
 
 from runhold.loop.ports import Json, JsonObject
 
@@ -25,13 +27,14 @@ MAX_INT_BITS: Final = 4096
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")  # NUL, lone surrogates: no text for Postgres
 _REPLACEMENT: Final = "\ufffd"
 
-_to_ascii: Final = json.JSONEncoder(allow_nan=False).encode
-_to_sorted: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_to_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
-# The two patterns decide between C and Python. They look at JSON text without reading it: a match inside a string
-# costs time, not correctness.
-_MAYBE_UNCLEAN: Final = re.compile(r"\\u0000|\\ud[89a-f]|[0-9]{1000}")
-_MAYBE_FLOAT: Final = re.compile(r"(?:^|[\[:,])-?[0-9]+[.eE]")
+# What decides between C and Python looks at JSON text without reading it: a match inside a string costs time, not
+# correctness. The first pattern of a pair is the one that is searched fast.
+_LONG_DIGITS: Final = 1000
+_MAYBE_HUGE: Final = re.compile(rb"[0-9]{%d}" % _LONG_DIGITS)
+_DIGIT_AND_POINT: Final = re.compile(rb"[0-9][.eE]")
+_MAYBE_FLOAT: Final = re.compile(rb"(?:^|[\[:,])-?[0-9]+[.eE]")
 
 
 def clean_text(text: str) -> str:
@@ -46,27 +49,35 @@ def clean(value: Json) -> Json:
     what the log will hold.
     """
     try:
-        text = _to_ascii(value)
-    except (ValueError, TypeError, RecursionError):
+        text = to_json(value, inf_nan_mode="constants")
+    except (PydanticSerializationError, ValueError, RecursionError):
         return _cleaned(value, 0)
-    if text.count("[") + text.count("{") > MAX_DEPTH or _MAYBE_UNCLEAN.search(text):
-        return _cleaned(value, 0)
-    return value
+    return _cleaned(value, 0) if _is_maybe_unclean(text) else value
 
 
 def canonical(value: Json) -> Json:
     """``value`` with the keys of all its objects sorted and whole numbers as integers."""
-    return json.loads(canonical_json(value))
+    return json_value(canonical_bytes(value))
 
 
 def canonical_json(value: Json) -> str:
     """``value`` as text: sorted keys, no spaces, numbers in plain decimal notation as Postgres prints them."""
+    return canonical_bytes(value).decode()
+
+
+def canonical_bytes(value: Json) -> bytes:
+    """:func:`canonical_json` in UTF-8."""
     text = _to_sorted(value)
-    if not _MAYBE_FLOAT.search(text):
+    if not _DIGIT_AND_POINT.search(text) or not _MAYBE_FLOAT.search(text):
         return text
     pieces: list[str] = []
     _write(value, pieces.append)
-    return "".join(pieces)
+    return "".join(pieces).encode()
+
+
+def json_value(text: bytes) -> Any:
+    """What JSON ``text`` means, objects in the order of their keys."""
+    return msgspec.json.decode(text)
 
 
 def canonical_schema(schema: Json) -> Json:
@@ -90,6 +101,16 @@ def canonical_schema(schema: Json) -> Json:
 
 
 # ------------------------------------------------------------------------------------------------ details
+
+
+def _is_maybe_unclean(text: bytes) -> bool:
+    return (
+        text.count(b"[") + text.count(b"{") > MAX_DEPTH
+        or b"\\u0000" in text
+        or b"NaN" in text
+        or b"Infinity" in text
+        or (len(text) >= _LONG_DIGITS and _MAYBE_HUGE.search(text) is not None)
+    )
 
 
 def _cleaned(value: Json, depth: int) -> Json:

@@ -13,14 +13,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from runhold.loop.canonical import canonical, canonical_json, canonical_schema
+from runhold.loop.canonical import canonical, canonical_bytes, canonical_json, canonical_schema, json_value
 from runhold.loop.ports import Definition, Json, JsonObject, Step, ToolCall
 
 BYTES_PER_TOKEN: Final = 3
@@ -116,9 +115,9 @@ class Conversation:
         return max(1, last.usage.input_tokens + _tokens(size - size_then))
 
     def _say(self, message: JsonObject) -> None:
-        text = canonical_json(message)
-        self._messages.append(json.loads(text))
-        self.size += len(text.encode())
+        text = canonical_bytes(message)
+        self._messages.append(json_value(text))
+        self.size += len(text)
 
 
 def estimate_tokens(value: Json) -> int:
@@ -217,7 +216,7 @@ def _outcome_text(call: ToolCall) -> str:
 
 
 def _size(value: Json) -> int:
-    return len(canonical_json(value).encode())
+    return len(canonical_bytes(value))
 
 
 def _tokens(size: int) -> int:
