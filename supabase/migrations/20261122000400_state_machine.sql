@@ -94,7 +94,7 @@ language plpgsql security definer set search_path = ''
 as $$
 declare
   v_actor text := nullif(current_setting('runhold.actor', true), '');
-  v_uid uuid := auth.uid();
+  v_uid uuid := case when v_actor is null then auth.uid() end;
 begin
   insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
   values (

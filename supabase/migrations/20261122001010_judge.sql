@@ -122,7 +122,8 @@ begin
   return array(
     with entry as materialized (
       select a.nth, (a.e ->> 'execution')::uuid as execution_id, (a.e ->> 'fence')::bigint as fence,
-             (a.e ->> 'seq')::bigint as seq, runhold.compact(a.e) as body
+             (a.e ->> 'seq')::bigint as seq,
+             case when a.e @? 'strict $.* ? (@ == null)' then runhold.compact(a.e) else a.e end as body
       from jsonb_array_elements(p_entries) with ordinality a(e, nth)
     ), present as materialized (
       select x.* from public.agent_executions x where x.id = any (v_ids)

@@ -50,9 +50,7 @@ begin
            (select count(*) from jsonb_array_elements(e.body -> 'calls') c
             where e.verdict in ('ok', 'continue') or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
            -- a result may come too late to count: what failed is counted in the rows, where any did
-           case when exists (
-                  select from jsonb_array_elements(coalesce(e.body -> 'calls', '[]') || coalesce(e.body -> 'results', '[]')) c
-                  where c ->> 'status' = 'failed')
+           case when e.body @> '{"calls": [{"status": "failed"}]}' or e.body @> '{"results": [{"status": "failed"}]}'
                 then runhold.failed_calls(e.execution_id) end as failed
     from unnest(p_entries) e
     cross join lateral (select coalesce((e.body -> 'transition' ->> 'counted')::boolean, false)) counted(it)
@@ -122,6 +120,7 @@ as $$
 declare
   v_lists text[] := array(select distinct k from unnest(p_entries) e cross join lateral jsonb_object_keys(e.body) k);
   v_gated uuid[] := '{}';
+  i integer;
 begin
   if 'steps' = any (v_lists) then
     perform runhold.store_steps(p_worker_id, p_entries);
@@ -133,7 +132,10 @@ begin
     perform runhold.store_reviews(p_entries);
     v_gated := runhold.gate_calls(p_entries);
   end if;
-  for i in 1 .. cardinality(p_entries) loop
+  -- most entries are a step that goes on: nothing here concerns them
+  foreach i in array array(
+    select e.ordinal::integer from unnest(p_entries) e
+    where e.body ?| '{starts,transition}' or e.execution_id = any (v_gated) order by e.ordinal) loop
     if p_entries[i].body ? 'starts' and p_entries[i].verdict in ('ok', 'duplicate') then
       p_entries[i].started := runhold.store_starts(p_entries[i]);
     end if;
@@ -154,10 +156,9 @@ begin
   end loop;
   p_entries := runhold.settle(p_entries);
   perform runhold.move_on(p_entries);
-  for i in 1 .. cardinality(p_entries) loop
-    if p_entries[i].verdict in ('duplicate', 'late') then
-      p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
-    end if;
+  foreach i in array array(
+    select e.ordinal::integer from unnest(p_entries) e where e.verdict in ('duplicate', 'late') order by e.ordinal) loop
+    p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
   end loop;
   return p_entries;
 end;
@@ -168,14 +169,17 @@ language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return (
-    select coalesce(jsonb_agg(runhold.compact(jsonb_build_object(
+    select coalesce(jsonb_agg(case
+      when e.verdict = 'ok' and e.started is null and e.reserved is null and e.budgeted is not true and said.messages is null
+        then jsonb_build_object('execution', e.execution_id, 'seq', e.seq, 'verdict', 'ok', 'cancel_requested', e.cancel_requested)
+      else runhold.compact(jsonb_build_object(
       'execution', e.execution_id, 'seq', e.seq,
       'verdict', case when e.verdict in ('duplicate', 'late') then 'ok' else e.verdict end,
       'code', e.code, 'detail', e.detail, 'cancel_requested', e.cancel_requested, 'started', e.started,
       'reserved', e.reserved, 'budgeted', case when e.budgeted and e.verdict in ('ok', 'continue', 'duplicate') then true end,
       'calls', case when e.verdict = 'continue' then runhold.calls_json(e.execution_id) end,
       'reviews', case when e.verdict = 'continue' then runhold.reviews_json(e.execution_id) end,
-      'messages', case when e.verdict in ('ok', 'continue', 'duplicate') then said.messages end)) order by e.ordinal), '[]')
+      'messages', case when e.verdict in ('ok', 'continue', 'duplicate') then said.messages end)) end order by e.ordinal), '[]')
     from unnest(p_entries) e
     left join (
       select m.execution_id, jsonb_agg(jsonb_build_object('id', m.id, 'content', m.content) order by m.created_at, m.id) as messages
