@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import sys
 import time
 from pathlib import Path
@@ -22,6 +21,8 @@ from bench.systems import NAMES, load
 SECONDS: Final = 5.0
 QUICK_SECONDS: Final = 1.5
 REPEATS: Final = 3
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
 QUICK_REPEATS: Final = 1
 
 
@@ -126,5 +127,7 @@ if __name__ == "__main__":
     if asked.render is not None:
         write(read(asked.render), asked.output or asked.render.parent)
     else:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             asyncio.run(main(asked))
+        except asyncio.CancelledError:
+            sys.exit(INTERRUPTED)

@@ -17,7 +17,8 @@ from bench.systems import Order, load
 class Pipe:
     """The :class:`~bench.systems.protocol.Post` over standard input and output, a JSON object per line."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, profile: cProfile.Profile | None) -> None:
+        self._profile = profile
         self._batches: asyncio.Queue[range | None] = asyncio.Queue()
         self._ends: list[tuple[int, float, float]] = []
         self.over = asyncio.Event()
@@ -37,6 +38,8 @@ class Pipe:
         os.write(1, (json.dumps(event) + "\n").encode())
 
     def ready(self) -> None:
+        if self._profile is not None:
+            self._profile.enable()  # what is imported before is no part of a run
         self._say(event="ready")
 
     async def batches(self) -> AsyncIterator[range]:
@@ -62,25 +65,22 @@ async def main(order: Order) -> None:
     if order.role == "prepare":
         await system.prepare(order)
         return
-    pipe = Pipe(asyncio.get_running_loop())
+    profile = None if order.profile is None else cProfile.Profile()
+    pipe = Pipe(asyncio.get_running_loop(), profile)
     doing = asyncio.create_task((system.work if order.role == "work" else system.submit)(order, pipe))
     over = asyncio.create_task(pipe.over.wait())
     done, _ = await asyncio.wait({doing, over}, return_when=asyncio.FIRST_COMPLETED)
     if doing in done:
         doing.result()  # an error is told by the traceback
         return
+    if profile is not None:
+        profile.dump_stats(str(order.profile))
     doing.cancel()
     # A system that does not end in time has been measured already.
     await asyncio.wait({doing}, timeout=5)
 
 
 if __name__ == "__main__":
-    told = Order.from_json(sys.argv[1])
-    if told.profile is None:
-        asyncio.run(main(told))
-    else:
-        profile = cProfile.Profile()
-        profile.runcall(asyncio.run, main(told))
-        profile.dump_stats(told.profile)
+    asyncio.run(main(Order.from_json(sys.argv[1])))
     sys.stdout.flush()
     os._exit(0)  # threads that a library left behind do not hold the process

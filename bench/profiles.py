@@ -31,4 +31,11 @@ def tell_profiles(place: Place, name: str, database: str) -> None:
         print(f"{'table':40} {'inserts':>8} {'updates':>8} {'HOT':>8} {'seq':>8} {'index':>8}")
         for table, *numbers in tables:
             print(f"{table:40} " + " ".join(f"{number or 0:8}" for number in numbers))
+        sizes = connection.execute(
+            "select relname, pg_total_relation_size(relid) / 1024, pg_indexes_size(relid) / 1024, n_live_tup "
+            "from pg_stat_user_tables where n_live_tup > 0 order by 2 desc limit 12"
+        ).fetchall()
+        print(f"{'table':40} {'KiB':>8} {'indexes':>8} {'rows':>8}")
+        for table, *numbers in sizes:
+            print(f"{table:40} " + " ".join(f"{number:8}" for number in numbers))
         connection.execute("select pg_stat_reset()")
