@@ -3,9 +3,9 @@
 create table public.model_prices (
   model text not null,
   valid_from timestamptz not null default '-infinity',
-  input_usd numeric(12, 6) not null check (input_usd >= 0),
-  cached_input_usd numeric(12, 6) not null check (cached_input_usd >= 0),
-  output_usd numeric(12, 6) not null check (output_usd >= 0),
+  input_usd numeric(12, 6) not null check (input_usd >= 0 and input_usd <> 'NaN'),
+  cached_input_usd numeric(12, 6) not null check (cached_input_usd >= 0 and cached_input_usd <> 'NaN'),
+  output_usd numeric(12, 6) not null check (output_usd >= 0 and output_usd <> 'NaN'),
   primary key (model, valid_from)
 );
 
@@ -17,7 +17,7 @@ create table public.agent_budgets (
   scope_key text not null default '',
   period text not null check (period in ('day', 'month')),
   max_tokens bigint check (max_tokens >= 0),
-  max_usd numeric(14, 6) check (max_usd >= 0),
+  max_usd numeric(14, 6) check (max_usd >= 0 and max_usd <> 'NaN'),  -- which is above all numbers
   -- so that erasing a user takes their rows along
   user_id uuid generated always as (case when scope = 'user' then scope_key::uuid end) stored references auth.users on delete cascade,
   unique (scope, scope_key, period),
@@ -53,6 +53,7 @@ alter table public.model_prices enable row level security;
 alter table public.agent_budgets enable row level security;
 alter table public.agent_usage enable row level security;
 revoke all on public.model_prices, public.agent_budgets, public.agent_usage from public, anon, authenticated, service_role;
+revoke all on sequence public.agent_usage_id_seq from public, anon, authenticated, service_role;
 grant select, insert, update, delete on public.model_prices, public.agent_budgets to service_role;
 grant select on public.agent_usage to service_role;
 grant select on public.model_prices to authenticated;
