@@ -28,7 +28,8 @@ WARM_UP: Final = 64
 """Runs before the clock starts, as many as are in flight but not more: connections, plans and caches are there then."""
 
 MOST_RUNS: Final = 6000
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.2
+"""Between looks whether runs are completed; they cost the database a little, so not more often than needed."""
 STALLED_S: Final = 150.0
 """Without one more run completed for so long, a cell is given up: longer than any lease here."""
 
@@ -113,8 +114,8 @@ def completed(setting: Setting) -> list[End]:
     """All completed runs of a system with a queue."""
     query = setting.system.completed
     assert query is not None
-    with setting.place.connect(setting.system.database()) as connection:
-        return [End(*row) for row in connection.execute(query).fetchall()]
+    connection = setting.place.kept(setting.system.database())
+    return [End(*row) for row in connection.execute(query).fetchall()]
 
 
 async def prepare(place: Place, name: str, system: System, folder: Path) -> None:

@@ -49,6 +49,7 @@ class Place:
         """
         self.folder = folder
         self.profile = profile
+        self._kept: dict[str, psycopg.Connection] = {}
         self._settings = {**SETTINGS, **(PROFILING if profile else {}), **(settings or {})}
 
     async def __aenter__(self) -> Self:
@@ -73,7 +74,8 @@ class Place:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
+        for connection in (self._connection, *self._kept.values()):
+            connection.close()
         await self.stack.stop()
 
     # ------------------------------------------------------------------------------------------- databases
@@ -84,6 +86,12 @@ class Place:
 
     def connect(self, database: str) -> psycopg.Connection:
         return psycopg.connect(self.url(database), autocommit=True)
+
+    def kept(self, database: str) -> psycopg.Connection:
+        """A connection that stays, for what is asked often: a new one costs PostgreSQL more than most questions."""
+        if database not in self._kept:
+            self._kept[database] = self.connect(database)
+        return self._kept[database]
 
     def create_database(self, name: str) -> None:
         """An empty database, unless there is one of that name."""
