@@ -266,6 +266,7 @@ as $$
 declare
   v_candidate runhold.candidate;
   v_left integer;
+  v_is_queued boolean;
   v_ids uuid[] := '{}';
 begin
   for v_candidate in
@@ -274,9 +275,10 @@ begin
     exit when cardinality(v_ids) >= p_n;
     v_left := p_room -> v_candidate.agent_type;
     continue when v_left <= 0;
-    perform from public.agent_executions x
-    where x.id = v_candidate.id and x.status = 'pending' and x.wake_at is null for update skip locked;
-    if found then
+    -- by its id alone, so that no index of the queue can seem to serve this
+    select x.status = 'pending' and x.wake_at is null into v_is_queued
+    from public.agent_executions x where x.id = v_candidate.id for update skip locked;
+    if v_is_queued then
       v_ids := v_ids || v_candidate.id;
       p_room := p_room || jsonb_build_object(v_candidate.agent_type, v_left - 1);
     end if;
