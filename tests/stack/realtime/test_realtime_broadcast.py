@@ -240,3 +240,39 @@ async def test_policy_that_fails_refuses_without_harm_to_others(
         assert (await socket.join(name))["status"] == "ok"
     finally:
         await database.run(f"drop policy {name}_broken on realtime.messages")
+
+
+async def test_policies_are_not_asked_about_messages_that_nobody_would_hear(
+    raw: Any, http: aiohttp.ClientSession, database: Database, stack: Stack, name: str
+) -> None:
+    await database.run(
+        f"""
+        create sequence {name}_asked;
+        grant usage on sequence {name}_asked to authenticated;
+        create policy {name}_read on realtime.messages for select to authenticated
+          using (realtime.topic() = '{name}');
+        create policy {name}_write on realtime.messages for insert to authenticated
+          with check (realtime.topic() = '{name}' and nextval('{name}_asked') > 0);
+        """
+    )
+    url, token = f"{stack.url}/realtime/v1/api/broadcast", stack.token()
+
+    async def asked_after_sending() -> bool:
+        message = {"topic": name, "event": "note", "payload": {"n": 1}, "private": True}
+        headers = {"apikey": stack.publishable_key, "Authorization": f"Bearer {token}"}
+        async with http.post(url, json={"messages": [message]}, headers=headers) as response:
+            assert (response.status, await response.text()) == (202, "")
+        [[asked]] = await database.run(f"select is_called from {name}_asked")
+        return asked
+
+    try:
+        assert not await asked_after_sending()
+        socket = await raw()
+        assert (await socket.join(name, private=True, token=token))["status"] == "ok"
+        assert await asked_after_sending()
+        assert (await socket.receive())["payload"] == push_of("note", {"n": 1})
+    finally:
+        await database.run(
+            f"drop policy {name}_read on realtime.messages; drop policy {name}_write on realtime.messages;"
+            f"drop sequence {name}_asked"
+        )

@@ -76,6 +76,10 @@ class ChangeRouter:
         """Look at tables anew: rights and keys are those at the time a transaction is sent."""
         self._tables.clear()
 
+    def is_awaited(self, change: Change) -> bool:
+        """Whether any channel has subscribed to such changes."""
+        return bool(self._registry.matching(change.relation.schema, change.relation.table, change.kind))
+
     async def deliveries(self, change: Change, committed_us: int) -> list[Delivery]:
         """What to send for one change, in the order to send it.
 

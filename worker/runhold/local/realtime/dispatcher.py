@@ -42,13 +42,23 @@ class Dispatcher:
         """Dispatch until cancelled."""
         while True:
             transaction = await self._queue.get()
+            if not any(map(self._is_awaited, transaction.changes)):
+                continue
             await self._wait_until_visible(transaction.xid)
             self._router.start_transaction()
             for change in transaction.changes:
-                if (change.relation.schema, change.relation.table) == ("realtime", "messages"):
+                if _is_message(change):
                     self._publish(change)
                 for delivery in await self._deliveries(change, transaction.committed_us):
                     delivery.send()
+
+    def _is_awaited(self, change: Change) -> bool:
+        """Whether anybody is there to be told of the change. Whoever joins later was not meant: it is committed."""
+        row = change.new or {}
+        if self._router.is_awaited(change):
+            return True
+        topic, private = row.get("topic"), row.get("private")
+        return _is_message(change) and topic is not None and self._hub.has_members((topic, private == "t"))
 
     async def _deliveries(self, change: Change, committed_us: int) -> list[Delivery]:
         for attempt in range(1, ATTEMPTS + 1):
@@ -110,6 +120,10 @@ class Dispatcher:
         )
         self._last_xmax = int(xmax)
         return bool(visible)
+
+
+def _is_message(change: Change) -> bool:
+    return (change.relation.schema, change.relation.table) == ("realtime", "messages")
 
 
 def widen(xid: int, near: int) -> int:

@@ -35,6 +35,10 @@ class Hub:
         if not members:
             self._members.pop(group, None)
 
+    def has_members(self, group: Group) -> bool:
+        """Whether anybody would hear what is published to the group now."""
+        return group in self._members
+
     def publish(self, group: Group, message: Broadcast, *, without: Member | None = None) -> None:
         """Hand the message to every member, except the one that sent it."""
         for member in list(self._members.get(group, ())):

@@ -46,6 +46,8 @@ class BroadcastApi:
             assert isinstance(message, dict)
             topic, event = str(message["topic"]), str(message["event"])
             private = message.get("private") is True
+            if not self._services.hub.has_members((topic, private)):
+                continue  # nobody would hear it, so the policies need not be asked; the answer is the same
             if private and topic not in writable:
                 writable[topic] = await self._may_write(request, topic, claims)
             if private and not writable[topic]:
