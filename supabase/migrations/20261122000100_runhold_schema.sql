@@ -65,8 +65,12 @@ insert into runhold.settings (name, value, description) values
   ('retention', null, 'age at which ended runs are deleted, like 90 days, where pg_cron runs; null: never');
 
 create function runhold.setting(p_name text) returns text
-language sql stable security definer set search_path = ''
-return (select s.value from runhold.settings s where s.name = p_name);
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return (select s.value from runhold.settings s where s.name = p_name);
+end;
+$$;
 
 -- Has the role that the request runs as the rights of service_role? current_user is the owner inside a definer function;
 -- the role setting is not. Asked this way round, a role that a project adds for its users is no service.

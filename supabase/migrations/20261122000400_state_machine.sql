@@ -88,23 +88,34 @@ grant select on public.agent_events to authenticated, service_role;
 create policy "users see the events of their own runs" on public.agent_events
   for select to authenticated using (user_id = (select auth.uid()));
 
+-- Who is acting: whom set_actor named, else the JWT's user, else the system. kind is null for a user: whether they act as
+-- themselves or as a reviewer, the run tells.
+create function runhold.actor(out kind text, out id uuid)
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_actor text := nullif(current_setting('runhold.actor', true), '');
+begin
+  if v_actor is not null then
+    kind := split_part(v_actor, ':', 1);
+    id := nullif(split_part(v_actor, ':', 2), '')::uuid;
+  else
+    id := auth.uid();
+    kind := case when id is null then 'system' end;
+  end if;
+end;
+$$;
+
 create function runhold.write_event(
   p_execution_id uuid, p_user_id uuid, p_tenant_id text, p_kind text, p_data jsonb default null) returns void
 language plpgsql security definer set search_path = ''
 as $$
 declare
-  v_actor text := nullif(current_setting('runhold.actor', true), '');
-  v_uid uuid := case when v_actor is null then auth.uid() end;
+  v_actor record := runhold.actor();
 begin
   insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
-  values (
-    p_execution_id, p_user_id, p_tenant_id, runhold.now(),
-    case when v_actor is not null then split_part(v_actor, ':', 1)
-         when v_uid is null then 'system'
-         when v_uid = p_user_id then 'user'
-         else 'reviewer' end,
-    case when v_actor is not null then nullif(split_part(v_actor, ':', 2), '')::uuid else v_uid end,
-    p_kind, p_data);
+  values (p_execution_id, p_user_id, p_tenant_id, runhold.now(),
+          coalesce(v_actor.kind, case when v_actor.id = p_user_id then 'user' else 'reviewer' end), v_actor.id, p_kind, p_data);
 end;
 $$;
 
@@ -135,30 +146,39 @@ begin
 end;
 $$;
 
-create function runhold.after_execution_change() returns trigger
-language plpgsql security definer set search_path = ''
+create function runhold.after_execution_changes() returns trigger
+language plpgsql security definer set search_path = '' set enable_nestloop = off  -- its plan is kept, however few rows it was made for
 as $$
+declare
+  v_actor record := runhold.actor();
+  v_now timestamptz := runhold.now();
 begin
-  if old.status is distinct from new.status then
-    perform runhold.write_event(new.id, new.user_id, new.tenant_id, runhold.status_event(old.status, new.status),
-      runhold.compact(jsonb_build_object(
-        'error', new.error,
-        'detail', case when runhold.is_final(new.status) and new.status <> 'completed' then new.error_detail end,
-        'attempt', case when new.status = 'running' then new.attempt end,
-        'wake_at', case when new.status = 'pending' then new.wake_at end,
-        'limits', case when old.status = 'failed' then new.limits end,
-        'reason', case when new.status = 'pending' then runhold.reason_of(new.id) end)));
-  end if;
-  if old.cancel_requested_at is null and new.cancel_requested_at is not null then
-    perform runhold.write_event(new.id, new.user_id, new.tenant_id, 'cancel_requested',
-      runhold.compact(jsonb_build_object('reason', runhold.reason_of(new.id))));
-  end if;
+  insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
+  select n.id, n.user_id, n.tenant_id, v_now,
+         coalesce(v_actor.kind, case when v_actor.id = n.user_id then 'user' else 'reviewer' end), v_actor.id, e.kind,
+         runhold.compact(e.data)
+  from old_runs o join new_runs n using (id)
+  cross join lateral (
+    select runhold.status_event(o.status, n.status) as kind, jsonb_build_object(
+      'error', n.error,
+      'detail', case when runhold.is_final(n.status) and n.status <> 'completed' then n.error_detail end,
+      'attempt', case when n.status = 'running' then n.attempt end,
+      'wake_at', case when n.status = 'pending' then n.wake_at end,
+      'limits', case when o.status = 'failed' then n.limits end,
+      'reason', case when n.status = 'pending' then runhold.reason_of(n.id) end) as data
+    where o.status <> n.status
+    union all
+    select 'cancel_requested', jsonb_build_object('reason', runhold.reason_of(n.id))
+    where o.cancel_requested_at is null and n.cancel_requested_at is not null) e
+  where o.status <> n.status or (o.cancel_requested_at is null and n.cancel_requested_at is not null);
   return null;
 end;
 $$;
 
-create trigger after_execution_change after update on public.agent_executions
-  for each row when (old.status is distinct from new.status or old.cancel_requested_at is distinct from new.cancel_requested_at)
-  execute function runhold.after_execution_change();
+-- One statement changes many runs, and most change nothing that is told here: a look at all of them at once is cheaper than
+-- a call for each.
+create trigger after_execution_changes after update on public.agent_executions
+  referencing old table as old_runs new table as new_runs
+  for each statement execute function runhold.after_execution_changes();
 
 revoke execute on all functions in schema runhold from public;

@@ -5,14 +5,25 @@
 --   execution:<id>        status   the run's owner
 --   reviews:<user id>     review   a reviewer
 
+create type runhold.hint as (topic text, event text, payload jsonb);
+
 -- Does this database have Supabase Realtime? Looked at when called: it may come later.
-create function runhold.send_hint(p_payload jsonb, p_event text, p_topic text) returns void
+create function runhold.send_hints(p_hints runhold.hint[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  if to_regprocedure('realtime.send(jsonb,text,text,boolean)') is not null then
-    perform realtime.send(p_payload, p_event, p_topic, true);
+  if to_regprocedure('realtime.send(jsonb,text,text,boolean)') is null then
+    return;
+  elsif cardinality(p_hints) > 1 then
+    -- what realtime.send does, for all of them at once: it costs a subtransaction each time
+    begin
+      insert into realtime.messages (topic, event, payload, private, extension)
+      select h.topic, h.event, h.payload, true, 'broadcast' from unnest(p_hints) h;
+      return;
+    exception when others then null;  -- a Realtime that keeps its messages in another way: it knows how
+    end;
   end if;
+  perform realtime.send(h.payload, h.event, h.topic, true) from unnest(p_hints) h;
 end;
 $$;
 
@@ -32,7 +43,7 @@ begin
   select s.last_value into v_last from runhold.last_wake s;
   if v_now - v_last >= c_window_ms or v_now < v_last then
     perform setval('runhold.last_wake', v_now);
-    perform runhold.send_hint('{}', 'wake', 'runhold:workers');
+    perform runhold.send_hints(array[('runhold:workers', 'wake', '{}')::runhold.hint]);
   end if;
 end;
 $$;
@@ -41,11 +52,12 @@ create function runhold.send_probe(p_worker_id uuid) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  perform runhold.send_hint('{}', 'probe', 'runhold:worker:' || p_worker_id);
+  perform runhold.send_hints(array[('runhold:worker:' || p_worker_id, 'probe', '{}')::runhold.hint]);
 end;
 $$;
 
-create function runhold.hint_new_executions() returns trigger
+-- A type that is enabled again, or may run more at once, has waiting runs.
+create function runhold.hint_type_change() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
@@ -54,41 +66,43 @@ begin
 end;
 $$;
 
-create trigger hint_new_executions after insert on public.agent_executions
-  for each statement execute function runhold.hint_new_executions();
-
--- A type that is enabled again, or may run more at once, has waiting runs.
 create trigger hint_type_change after update on public.agent_types
-  for each statement execute function runhold.hint_new_executions();
+  for each statement execute function runhold.hint_type_change();
 
-create function runhold.hint_execution_change() returns trigger
+-- What is told of runs is what their audit says of them.
+create function runhold.hint_events() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  if new.status = 'pending' or (new.cancel_requested_at is not null and old.cancel_requested_at is null) then
+  if exists (select from new_events n where n.kind in ('submitted', 'forked', 'requeued', 'resumed', 'retried', 'cancel_requested')) then
     perform runhold.wake_workers();
   end if;
-  perform runhold.send_hint(
-    jsonb_build_object('id', new.id, 'status', new.status, 'step_count', new.step_count), 'status', 'execution:' || new.id);
+  perform runhold.send_hints(array(
+    select ('execution:' || x.id, 'status', jsonb_build_object('id', x.id, 'status', x.status, 'step_count', x.step_count))::runhold.hint
+    from public.agent_executions x
+    where x.id = any (array(
+      select n.execution_id from new_events n
+      where n.kind in ('claimed', 'requeued', 'resumed', 'retried', 'paused', 'completed', 'failed', 'cancelled', 'cancel_requested')))));
   return null;
 end;
 $$;
 
-create trigger hint_execution_change after update on public.agent_executions
-  for each row when (old.status is distinct from new.status or old.cancel_requested_at is distinct from new.cancel_requested_at)
-  execute function runhold.hint_execution_change();
+create trigger hint_events after insert on public.agent_events
+  referencing new table as new_events
+  for each statement execute function runhold.hint_events();
 
 create function runhold.hint_review() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
 begin
-  perform runhold.send_hint(jsonb_build_object('id', new.id, 'status', new.status, 'escalated', new.escalated_at is not null),
-                            'review', 'reviews:' || p.user_id)
-  from (
-    select distinct r.user_id from runhold.reviewers r
-    where (r.tenant_id is null or r.tenant_id = new.tenant_id)
-      and (r.agent_type is null or r.agent_type = new.agent_type)
-      and (r.tool_name is null or r.tool_name = new.tool_name)) p;
+  perform runhold.send_hints(array(
+    select ('reviews:' || p.user_id, 'review', jsonb_build_object(
+      'id', new.id, 'status', new.status, 'escalated', new.escalated_at is not null))::runhold.hint
+    from (
+      select distinct r.user_id from runhold.reviewers r
+      where (r.tenant_id is null or r.tenant_id = new.tenant_id)
+        and (r.agent_type is null or r.agent_type = new.agent_type)
+        and (r.tool_name is null or r.tool_name = new.tool_name)) p));
   return null;
 end;
 $$;

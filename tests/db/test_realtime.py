@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from world import World, call, step
+
+from runhold.local.stack import LocalStack
 
 
 def sent(world: World, topic: str = "%") -> list[tuple[str, str, Any]]:
@@ -111,6 +115,36 @@ def test_owner_hears_of_every_change_of_the_run(world: World) -> None:
         ("status", "running"),
         ("status", "completed"),
     ]
+
+
+def test_runs_claimed_together_are_told_of_each_to_its_own_topic(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    runs = {world.submit(user) for _ in range(3)}
+    forget(world)
+    worker.claim()
+    assert {topic for topic, _, payload in sent(world) if payload["status"] == "running"} == {
+        f"execution:{run}" for run in runs
+    }
+    assert {payload["status"] for *_, payload in sent(world)} == {"running"}
+
+
+def test_many_hints_are_sent_where_realtime_keeps_its_messages_otherwise(
+    fresh_world: World, postgres: LocalStack
+) -> None:
+    url = urlsplit(postgres.superuser_url)._replace(path=urlsplit(fresh_world.url).path).geturl()
+    with psycopg.connect(url, autocommit=True) as superuser:
+        superuser.execute("alter table realtime.messages rename to broadcasts")
+        superuser.execute(
+            "create or replace function realtime.send(payload jsonb, event text, topic text, private boolean default true) "
+            "returns void language sql as $$ insert into realtime.broadcasts (topic, event, payload, private, extension) "
+            "values (topic, event, payload, private, 'broadcast') $$"
+        )
+        worker, user = fresh_world.worker(), fresh_world.person()
+        for _ in range(2):
+            fresh_world.submit(user)
+        assert len(worker.claim()) == 2
+        rows = superuser.execute("select topic from realtime.broadcasts where event = 'status'").fetchall()
+    assert len(rows) == 2
 
 
 def test_reviewers_hear_of_reviews_that_are_theirs(world: World) -> None:
