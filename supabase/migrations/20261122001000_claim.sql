@@ -101,6 +101,7 @@ $$;
 
 create function runhold.worker_claim(p_worker_id uuid, p_seq bigint, p_definitions jsonb, p_n integer) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+  set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
   v_worker public.agent_workers;

@@ -191,6 +191,7 @@ $$;
 
 create function runhold.worker_record(p_worker_id uuid, p_entries jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
+  set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
   v_entries runhold.judged_entry[];
