@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 from loop_support import FakeClock, Log, Progress, Row, ScriptedModel, Signals, Worker, asks, says, work
+from msgspec import structs
 
 from runhold import Agent, RunContext, ask_person, tool
 from runhold.agents import Approval, Effect
@@ -290,11 +291,9 @@ async def test_a_decision_in_the_same_instant_keeps_the_slot() -> None:
 
     def decided_meanwhile(entry: Any, fence: int) -> Any:
         if entry.transition is not None and entry.transition.to == "awaiting_review":
-            from dataclasses import replace
-
-            apply(replace(entry, transition=None), fence)
+            apply(structs.replace(entry, transition=None), fence)
             row.decide("approved")
-            entry = replace(entry, step=None, calls=(), reviews=())
+            entry = structs.replace(entry, step=None, calls=(), reviews=())
         return apply(entry, fence)
 
     row.apply = decided_meanwhile  # pyright: ignore

@@ -40,12 +40,13 @@ class RunContext:
 
     __slots__ = (
         "_emit",
+        "_idempotency_key",
+        "_logger",
+        "_step",
         "_user_client",
         "_user_client_factory",
         "execution_id",
         "fence",
-        "idempotency_key",
-        "logger",
         "state",
         "tenant_id",
         "user_id",
@@ -58,7 +59,7 @@ class RunContext:
         user_id: UUID,
         tenant_id: str | None = None,
         state: dict[str, Any] | None = None,
-        idempotency_key: str = "",
+        idempotency_key: str | Callable[[], str] = "",
         fence: int = 0,
         step: int = 0,
         emit: Callable[[str, Mapping[str, Any]], None] | None = None,
@@ -68,12 +69,29 @@ class RunContext:
         self.user_id = user_id
         self.tenant_id = tenant_id
         self.state: dict[str, Any] = {} if state is None else state
-        self.idempotency_key = idempotency_key
         self.fence = fence
-        self.logger: Logger = logging.LoggerAdapter(_tool_logger, {"run_id": str(execution_id), "step": step})
+        # Made when they are asked for: most calls ask for neither.
+        self._idempotency_key = idempotency_key
+        self._logger: Logger | None = None
+        self._step = step
         self._emit = emit
         self._user_client_factory = user_client
         self._user_client: AsyncClient | None = None
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of this very call, and for no other call."""
+        if not isinstance(self._idempotency_key, str):
+            self._idempotency_key = self._idempotency_key()
+        return self._idempotency_key
+
+    @property
+    def logger(self) -> Logger:
+        """Writes with ``run_id`` and ``step`` as fields."""
+        if self._logger is None:
+            fields = {"run_id": str(self.execution_id), "step": self._step}
+            self._logger = logging.LoggerAdapter(_tool_logger, fields)
+        return self._logger
 
     @property
     def supabase(self) -> AsyncClient:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from uuid import UUID
+
+from msgspec import Struct
 
 from runhold.agents import Limits
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
@@ -28,8 +29,7 @@ from runhold.loop.ports import (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Injected:
+class Injected(Struct, frozen=True, kw_only=True):
     """What the loop adds to the conversation before a step; ``delivered`` are the messages of people in it."""
 
     messages: list[JsonObject]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from runhold.agents import Limits
 from runhold.loop.endings import Ending
@@ -43,8 +44,7 @@ _OBSTACLES: Final[dict[Obstacle, str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launched:
+class Launched(Struct, frozen=True, kw_only=True):
     """A call under way. ``to_the_end``: the run's own time ends before the tool's does."""
 
     work: Work

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic_core import to_jsonable_python
@@ -38,18 +39,15 @@ class Contexts:
         self._loop = asyncio.get_running_loop()
 
     def __call__(self, call: ToolCall) -> RunContext:
-        def emit(event: str, payload: Mapping[str, Any]) -> None:
-            self._emit(call, event, payload)
-
         return RunContext(
             execution_id=self._run.id,
             user_id=self._run.user_id,
             tenant_id=self._run.tenant_id,
             state=self._state.values,
-            idempotency_key=self.idempotency_key(call),
+            idempotency_key=partial(self.idempotency_key, call),
             fence=self._run.fence,
             step=call.step_number,
-            emit=emit,
+            emit=partial(self._emit, call),
             user_client=self._user_client,
         )
 

@@ -9,9 +9,9 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
+from msgspec import Struct
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
@@ -32,8 +32,7 @@ _ERROR_MAX: Final = 2_000
 """Characters of an error that are kept."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class Work(Struct, frozen=True, kw_only=True):
     """A tool call that is ready to run: exactly ``call.input``, validated.
 
     :ivar hidden: the texts in it that must not come up in what others read.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import Final, Literal
+
+from msgspec.structs import replace
 
 from runhold.errors import StoreError
 from runhold.loop.endings import Ending, Outcome, failed

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
+
+from msgspec import Struct
 
 from runhold.agents import Limits
 from runhold.loop.cost import ModelCost
@@ -26,8 +27,7 @@ _CODES: Final[dict[str, ErrorCode]] = {
 _NOTHING: Final = Entry()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Allowance:
+class Allowance(Struct, frozen=True, kw_only=True):
     """What the next model call may use.
 
     :ivar input_tokens: estimated.

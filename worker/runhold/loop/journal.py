@@ -14,6 +14,8 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
+from msgspec import structs
+
 from runhold.loop.endings import Fenced, cancelled, stopped
 from runhold.loop.ports import (
     Clock,
@@ -57,6 +59,8 @@ class Journal:
         self.owes = False
         self.broken = False
         self.interrupted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tokens = sum(map(_tokens_of, run.steps))
+        self._cost_usd = run.cost_usd
         self._calls: dict[CallKey, ToolCall] = {(call.step_number, call.position): call for call in run.calls}
         self._reviews: dict[UUID, Review] = {review.id: review for review in run.reviews}
         self._log = log
@@ -86,12 +90,12 @@ class Journal:
     @property
     def tokens(self) -> int:
         """Input and output tokens of all steps."""
-        return sum(step.usage.input_tokens + step.usage.output_tokens for step in self.steps)
+        return self._tokens
 
     @property
     def cost_usd(self) -> float:
         """US dollars: what the claim said, and the steps since."""
-        return self.run.cost_usd + sum(step.cost_usd for step in self.steps[len(self.run.steps) :])
+        return self._cost_usd
 
     @property
     def call_count(self) -> int:
@@ -129,7 +133,7 @@ class Journal:
         active_ms = max(0, round((now - self._recorded_until) * 1000))
         self._recorded_until += active_ms / 1000  # what was rounded off is not lost
         self._apply(entry)
-        verdict = asyncio.ensure_future(self._log.append(replace(entry, active_ms=active_ms)))
+        verdict = asyncio.ensure_future(self._log.append(structs.replace(entry, active_ms=active_ms)))
         verdict.add_done_callback(self._notice)
         self._unconfirmed.append((entry, verdict))
         return verdict
@@ -247,6 +251,8 @@ class Journal:
     def _apply(self, entry: Entry) -> None:
         if entry.step is not None:
             self.steps.append(entry.step)
+            self._tokens += _tokens_of(entry.step)
+            self._cost_usd += entry.step.cost_usd
             self.owes = False
             for message in entry.step.delivered:
                 self.inbox.pop(message, None)
@@ -277,3 +283,7 @@ class Journal:
         key = (review.step_number, review.position)
         if review.kind != "unknown_outcome":
             self._calls[key] = replace(self._calls[key], status="awaiting_review")
+
+
+def _tokens_of(step: Step) -> int:
+    return step.usage.input_tokens + step.usage.output_tokens

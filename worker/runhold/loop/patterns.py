@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Final
+
+from pydantic_core import from_json
 
 from runhold.loop.canonical import canonical_json
 from runhold.loop.ports import JsonObject, Step, ToolCall
@@ -58,6 +59,6 @@ def _signatures(message: JsonObject) -> set[tuple[str, str]]:
 def _normal(arguments: str) -> str:
     """Arguments without differences of spacing and order."""
     try:
-        return canonical_json(json.loads(arguments))
+        return canonical_json(from_json(arguments))
     except (ValueError, RecursionError):
         return arguments

@@ -7,13 +7,15 @@ import inspect
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, cast
+
+from msgspec import Struct
+from pydantic_core import from_json
 
 from runhold.agents import Agent, InvalidArguments, RunContext, Tool
 from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.execute import Work
-from runhold.loop.ports import CallStatus, JsonObject, OpenReview, ReviewKind, RunSignals, ToolCall
+from runhold.loop.ports import CallStatus, Json, JsonObject, OpenReview, ReviewKind, RunSignals, ToolCall
 from runhold.loop.redaction import HIDDEN, Redaction, log_failure
 
 logger = logging.getLogger(__name__)
@@ -26,8 +28,7 @@ _VALUE_MAX = 60
 ContextFactory = Callable[[ToolCall], RunContext]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Planned:
+class Planned(Struct, frozen=True, kw_only=True):
     """One tool call of a fresh step.
 
     :ivar call: as it is recorded.
@@ -142,7 +143,7 @@ def read_arguments(arguments: str) -> JsonObject:
     :raises InvalidArguments: they are no JSON object.
     """
     try:
-        value = json.loads(arguments, parse_constant=_refuse_constant)
+        value = _read(arguments)
     except (ValueError, RecursionError) as error:
         raise InvalidArguments(f"the arguments are not valid JSON: {error}.") from error
     if not isinstance(value, dict):
@@ -161,6 +162,13 @@ def describe(tool_name: str, arguments: JsonObject) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _read(arguments: str) -> Json:
+    try:
+        return from_json(arguments, allow_inf_nan=False)
+    except ValueError:  # the slower reader takes more, lone surrogates for one, and says better what is wrong
+        return json.loads(arguments, parse_constant=_refuse_constant)
 
 
 def _refuse_constant(name: str) -> None:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import UUID
 
+from msgspec import Struct
+
 from runhold.agents.tool import (
     Effect as Effect,
 )  # the words of the log are those that tools are declared with
@@ -259,8 +261,7 @@ class Transition:
     counted: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """What one run adds to its log in one go. All of it becomes durable in one transaction, in this order.
 
     ``calls`` are new tool calls (intents): ``pending``, ``running`` (intent of an effect about to start),

@@ -53,6 +53,8 @@ class Redaction:
 
     def replaced(self, tool_name: str, value: Json, replace: Replace) -> Json:
         """``value`` with every redacted field replaced; ``value`` itself if there is none. Null is left as it is."""
+        if not self.concerns(tool_name) and not _has_mark(value):
+            return value
         return self._walk(self._tools.get(tool_name, frozenset()), value, (), replace)
 
     def masked(self, tool_name: str, value: Json) -> Json:
@@ -88,6 +90,14 @@ class Redaction:
             walked = [self._walk(paths, item, at, replace) for item in items]
             return walked if any(new is not old for new, old in zip(walked, items, strict=True)) else items
         return value
+
+
+def _has_mark(value: Json) -> bool:
+    """Whether any object in ``value`` brings the mark along."""
+    if isinstance(value, dict):
+        given = cast("JsonObject", value)
+        return MARK in given or any(map(_has_mark, given.values()))
+    return isinstance(value, list) and any(map(_has_mark, cast("list[Json]", value)))
 
 
 def hide(text: str, texts: Sequence[str]) -> str:

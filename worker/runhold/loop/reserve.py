@@ -12,9 +12,10 @@ Only a run that a budget matches pays for this, with one round trip a step. What
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import Decimal
 from typing import Final
+
+from msgspec.structs import replace
 
 from runhold.agents import Limits
 from runhold.loop.cost import ModelCost

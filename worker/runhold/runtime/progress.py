@@ -86,10 +86,12 @@ class Progress:
 
     def add(self, execution_id: UUID, event: str, payload: Mapping[str, Any]) -> None:
         """Note something to tell. Returns at once and never raises."""
-        pending = self._pending.setdefault(execution_id, _Pending())
-        if len(self._pending) > MAX_RUNS_WAITING:
-            self._pending.pop(next(iter(self._pending)))
-            self.dropped += 1
+        pending = self._pending.get(execution_id)
+        if pending is None:
+            pending = self._pending[execution_id] = _Pending()
+            if len(self._pending) > MAX_RUNS_WAITING:
+                self._pending.pop(next(iter(self._pending)))
+                self.dropped += 1
         if event == "text":
             if pending.text_step != payload.get("step"):
                 pending.text, pending.text_step = "", payload.get("step")

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeGuard, cast
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from msgspec import structs
 
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop import RecordedRun
@@ -110,7 +111,7 @@ class Seal:
 
     def entry(self, entry: Entry, tool_of: Callable[[int, int], str]) -> Entry:
         """``entry`` as it is stored; ``tool_of``: (step number, position) → the name of the tool."""
-        return replace(
+        return structs.replace(
             entry,
             step=None if entry.step is None else self._sealed_step(entry.step),
             calls=[self._sealed_call(call) for call in entry.calls],
