@@ -52,44 +52,41 @@ begin
 end;
 $$;
 
-create function runhold.run_json(p_execution public.agent_executions) returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  return jsonb_build_object(
-    'id', p_execution.id, 'user_id', p_execution.user_id, 'tenant_id', p_execution.tenant_id,
-    'agent_type', p_execution.agent_type, 'fence', p_execution.fence, 'attempt', p_execution.attempt,
-    'created_at', p_execution.created_at, 'input', p_execution.input_data, 'state', p_execution.state,
-    'limits', runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits),
-    'active_ms', p_execution.active_ms, 'cost_usd', p_execution.cost_usd,
-    'cancel_requested', p_execution.cancel_requested_at is not null,
-    'approval_tools', (select to_jsonb(t.approval_tools) from public.agent_types t where t.name = p_execution.agent_type),
-    'outage_since', p_execution.outage_since, 'resumed_after_step', p_execution.resumed_after_step,
-    -- a run without a step has no calls and no reviews either
-    'steps', case when p_execution.step_count > 0 then runhold.steps_json(p_execution.id) else '[]' end,
-    'calls', case when p_execution.step_count > 0 then runhold.calls_json(p_execution.id) else '[]' end,
-    'reviews', case when p_execution.step_count > 0 then runhold.reviews_json(p_execution.id) else '[]' end, 'messages', runhold.messages_json(p_execution.id))
-    || case when runhold.is_budgeted(p_execution) then '{"budgeted": true}'::jsonb else '{}' end;
-end;
-$$;
-
--- Runs in the order of p_ids, at most about 8 MiB of them; one that does not fit comes without what is big in it: its
--- worker asks for it by agent_worker_log.
-create function runhold.runs_json(p_ids uuid[]) returns jsonb
+-- Runs in the order of p_ids, of p_max_bytes at most; one that does not fit comes without what is big in it: its worker
+-- asks for it by agent_worker_log.
+create function runhold.runs_json(p_ids uuid[], p_max_bytes bigint) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  c_max_bytes constant bigint := 8 * 1024 * 1024;
-  v_execution public.agent_executions;
+  v_any_budgets boolean := exists (select from public.agent_budgets);
+  v_spoken_to uuid[] := array(
+    select distinct m.execution_id from public.agent_messages m where m.execution_id = any (p_ids) and m.delivered_step is null);
   v_run jsonb;
   v_bytes bigint := 0;
   v_runs jsonb[] := '{}';
 begin
-  for v_execution in
-    select x.* from unnest(p_ids) with ordinality i(id, n) join public.agent_executions x using (id) order by i.n
+  for v_run in
+    with run as materialized (
+      select x as whole, x.* from public.agent_executions x where x.id = any (p_ids)
+    ), type as materialized (
+      select t.name, to_jsonb(t.approval_tools) as approval_tools, runhold.type_limits(t.name) as limits
+      from public.agent_types t where t.name in (select r.agent_type from run r)
+    )
+    select jsonb_build_object(
+      'id', r.id, 'user_id', r.user_id, 'tenant_id', r.tenant_id, 'agent_type', r.agent_type, 'fence', r.fence,
+      'attempt', r.attempt, 'created_at', r.created_at, 'input', r.input_data, 'state', r.state,
+      'limits', runhold.tighten(t.limits || coalesce(r.allowance, '{}'), r.limits),
+      'active_ms', r.active_ms, 'cost_usd', r.cost_usd, 'cancel_requested', r.cancel_requested_at is not null,
+      'approval_tools', t.approval_tools, 'outage_since', r.outage_since, 'resumed_after_step', r.resumed_after_step,
+      -- a run without a step has no calls and no reviews either
+      'steps', case when r.step_count > 0 then runhold.steps_json(r.id) else '[]' end,
+      'calls', case when r.step_count > 0 then runhold.calls_json(r.id) else '[]' end,
+      'reviews', case when r.step_count > 0 then runhold.reviews_json(r.id) else '[]' end,
+      'messages', case when r.id = any (v_spoken_to) then runhold.messages_json(r.id) else '[]' end)
+      || case when v_any_budgets and runhold.is_budgeted(r.whole) then '{"budgeted": true}'::jsonb else '{}' end
+    from run r join type t on t.name = r.agent_type order by array_position(p_ids, r.id)
   loop
-    v_run := runhold.run_json(v_execution);
-    if v_bytes + pg_column_size(v_run) > c_max_bytes then
+    if v_bytes + pg_column_size(v_run) > p_max_bytes then
       v_run := v_run - array['input', 'steps', 'calls', 'reviews', 'messages'] || '{"truncated": true}';
     end if;
     v_bytes := v_bytes + pg_column_size(v_run);
@@ -104,6 +101,7 @@ language plpgsql volatile security definer set search_path = ''
   set plan_cache_mode = force_generic_plan set jit = off
 as $$
 declare
+  c_max_bytes constant bigint := 8 * 1024 * 1024;
   v_worker public.agent_workers;
   v_types text[] := array(select jsonb_object_keys(p_definitions));
   v_ids uuid[] := '{}';  -- what a worker gets that drains or can't be heard any more
@@ -129,7 +127,7 @@ begin
     where x.id = any (v_ids);
   end if;
 
-  return jsonb_build_object('runs', runhold.runs_json(v_ids), 'more', v_more, 'next_due', runhold.next_due(v_types));
+  return jsonb_build_object('runs', runhold.runs_json(v_ids, c_max_bytes), 'more', v_more, 'next_due', runhold.next_due(v_types));
 end;
 $$;
 
@@ -140,10 +138,14 @@ begin atomic
 end;
 
 create function runhold.worker_log(p_worker_id uuid, p_execution_id uuid, p_fence bigint) returns jsonb
-language sql stable security definer set search_path = ''
-return (
-  select runhold.run_json(x) from public.agent_executions x
-  where x.id = p_execution_id and x.worker_id = p_worker_id and x.fence = p_fence and x.status = 'running');
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  return runhold.runs_json(array(
+    select x.id from public.agent_executions x
+    where x.id = p_execution_id and x.worker_id = p_worker_id and x.fence = p_fence and x.status = 'running'), null) -> 0;
+end;
+$$;
 
 create function public.agent_worker_log(worker_id uuid, execution_id uuid, fence bigint) returns jsonb
 language sql stable security invoker set search_path = ''

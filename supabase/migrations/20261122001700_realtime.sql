@@ -73,16 +73,22 @@ create trigger hint_type_change after update on public.agent_types
 create function runhold.hint_events() returns trigger
 language plpgsql security definer set search_path = ''
 as $$
+declare
+  v_queued boolean;
+  v_changed uuid[];
 begin
-  if exists (select from new_events n where n.kind in ('submitted', 'forked', 'requeued', 'resumed', 'retried', 'cancel_requested')) then
+  select bool_or(n.kind in ('submitted', 'forked', 'requeued', 'resumed', 'retried', 'cancel_requested')),
+         array_agg(n.execution_id) filter (
+           where n.kind in ('claimed', 'requeued', 'resumed', 'retried', 'paused', 'completed', 'failed', 'cancelled', 'cancel_requested'))
+  into v_queued, v_changed from new_events n;
+  if v_queued then
     perform runhold.wake_workers();
   end if;
-  perform runhold.send_hints(array(
-    select ('execution:' || x.id, 'status', jsonb_build_object('id', x.id, 'status', x.status, 'step_count', x.step_count))::runhold.hint
-    from public.agent_executions x
-    where x.id = any (array(
-      select n.execution_id from new_events n
-      where n.kind in ('claimed', 'requeued', 'resumed', 'retried', 'paused', 'completed', 'failed', 'cancelled', 'cancel_requested')))));
+  if v_changed is not null then
+    perform runhold.send_hints(array(
+      select ('execution:' || x.id, 'status', jsonb_build_object('id', x.id, 'status', x.status, 'step_count', x.step_count))::runhold.hint
+      from public.agent_executions x where x.id = any (v_changed)));
+  end if;
   return null;
 end;
 $$;
