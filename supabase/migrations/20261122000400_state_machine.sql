@@ -150,9 +150,15 @@ create function runhold.after_execution_changes() returns trigger
 language plpgsql security definer set search_path = '' set enable_nestloop = off  -- its plan is kept, however few rows it was made for
 as $$
 declare
-  v_actor record := runhold.actor();
+  v_actor record;
   v_now timestamptz := runhold.now();
 begin
+  if not exists (
+       select from old_runs o join new_runs n using (id)
+       where o.status <> n.status or (o.cancel_requested_at is null and n.cancel_requested_at is not null)) then
+    return null;  -- as for every step
+  end if;
+  v_actor := runhold.actor();
   insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
   select n.id, n.user_id, n.tenant_id, v_now,
          coalesce(v_actor.kind, case when v_actor.id = n.user_id then 'user' else 'reviewer' end), v_actor.id, e.kind,
@@ -169,8 +175,7 @@ begin
     where o.status <> n.status
     union all
     select 'cancel_requested', jsonb_build_object('reason', runhold.reason_of(n.id))
-    where o.cancel_requested_at is null and n.cancel_requested_at is not null) e
-  where o.status <> n.status or (o.cancel_requested_at is null and n.cancel_requested_at is not null);
+    where o.cancel_requested_at is null and n.cancel_requested_at is not null) e;
   return null;
 end;
 $$;

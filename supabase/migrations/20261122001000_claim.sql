@@ -98,7 +98,7 @@ $$;
 
 create function runhold.worker_claim(p_worker_id uuid, p_seq bigint, p_definitions jsonb, p_n integer) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-  set plan_cache_mode = force_generic_plan set jit = off
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off  -- plans that are good also when the tables have grown
 as $$
 declare
   c_max_bytes constant bigint := 8 * 1024 * 1024;

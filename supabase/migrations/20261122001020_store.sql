@@ -3,13 +3,15 @@
 create function runhold.store_steps(p_worker_id uuid, p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+declare
+  v_now timestamptz := runhold.now();
 begin
   insert into public.agent_steps (
     execution_id, step_number, user_id, definition_id, message, injected, request_params, finish_reason, input_tokens,
     output_tokens, cached_tokens, usage_estimated, cost_usd, latency_ms, attempt, worker_id, created_at)
   select e.execution_id, s.step_number, e.user_id, s.definition_id, s.message, nullif(s.injected, '[]'), nullif(s.request_params, '{}'),
          s.finish_reason, s.input_tokens, s.output_tokens, coalesce(s.cached_tokens, 0), coalesce(s.usage_estimated, false),
-         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, p_worker_id, runhold.now()
+         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, p_worker_id, v_now
   from unnest(p_entries) e
   cross join lateral jsonb_to_recordset(e.body -> 'steps') s(
     step_number integer, definition_id uuid, message jsonb, injected jsonb, request_params jsonb, finish_reason text,
@@ -32,13 +34,15 @@ $$;
 create function runhold.store_calls(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
+declare
+  v_now timestamptz := runhold.now();
 begin
   insert into public.agent_tool_calls (
     execution_id, step_number, position, call_id, user_id, tool_name, tool_input, effect, status, tool_output, shown, error,
     latency_ms, attempt, called_at, finished_at)
   select e.execution_id, c.step_number, c.position, c.call_id, e.user_id, c.tool_name, coalesce(c.input, '{}'), c.effect, c.status,
          c.output, c.shown, c.error, c.latency_ms, case when c.status in ('pending', 'awaiting_review') then 0 else 1 end,
-         runhold.now(), case when c.status in ('succeeded', 'failed', 'rejected') then runhold.now() end
+         v_now, case when c.status in ('succeeded', 'failed', 'rejected') then v_now end
   from unnest(p_entries) e
   cross join lateral jsonb_to_recordset(e.body -> 'calls') c(
     step_number integer, position integer, call_id text, tool_name text, input jsonb, effect text, status text, output jsonb,

@@ -21,12 +21,17 @@ create function runhold.move_on(p_entries runhold.judged_entry[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_left uuid[] := array(
-    select e.execution_id from unnest(p_entries) e where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' is not null);
+  v_now timestamptz := runhold.now();
+  v_left uuid[];
+  v_reasons jsonb;
 begin
-  perform runhold.set_reasons((
-    select jsonb_object_agg(e.execution_id, e.body -> 'transition' -> 'reason')
-    from unnest(p_entries) e where e.body -> 'transition' ->> 'to' = 'pending'));
+  select array_agg(e.execution_id),
+         jsonb_object_agg(e.execution_id, e.body -> 'transition' -> 'reason') filter (where e.body -> 'transition' ->> 'to' = 'pending')
+  into v_left, v_reasons
+  from unnest(p_entries) e where e.verdict = 'ok' and e.body -> 'transition' ->> 'to' is not null;
+  if v_left is not null then
+    perform runhold.set_reasons(v_reasons);
+  end if;
 
   with u as materialized (
     select e.execution_id, e.seq, e.body -> 'transition' as transition,
@@ -64,7 +69,7 @@ begin
     where e.verdict in ('ok', 'stop', 'continue', 'late'))
   update public.agent_executions x
   set recorded_seq = u.seq,
-      updated_at = runhold.now(),
+      updated_at = v_now,
       step_count = x.step_count + u.steps,
       token_count = x.token_count + u.input_tokens + u.output_tokens,
       input_tokens = x.input_tokens + u.input_tokens,
@@ -80,9 +85,9 @@ begin
       state = coalesce(u.state, x.state),
       attempt = case when u.counted then x.attempt
                      when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
-      outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, runhold.now())
+      outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, v_now)
                           when u.steps > 0 then null else x.outage_since end,
-      wake_at = case when u.target = 'pending' and u.delay_ms > 0 then runhold.now() + u.delay_ms * interval '1 ms' end,
+      wake_at = case when u.target = 'pending' and u.delay_ms > 0 then v_now + u.delay_ms * interval '1 ms' end,
       status = coalesce(u.target, x.status),
       result = case when u.target = 'completed' then coalesce(u.transition -> 'result', 'null') when u.target is null then x.result end,
       error = case when u.target = 'failed' then coalesce(u.transition ->> 'error', 'INTERNAL_ERROR') when u.target is null then x.error end,
@@ -95,7 +100,7 @@ begin
         when u.target is null then x.error_detail end
   from u where x.id = u.execution_id;
 
-  if v_left <> '{}' then
+  if v_left is not null then
     perform runhold.leave_worker(v_left, 'The run left its worker while this call ran.');
   end if;
 end;
@@ -118,18 +123,33 @@ create function runhold.apply_entries(p_worker_id uuid, p_entries runhold.judged
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_lists text[] := array(select distinct k from unnest(p_entries) e cross join lateral jsonb_object_keys(e.body) k);
+  -- what these entries have, so that what none has costs no statement
+  v_have text[] := array(
+    select distinct h.what from unnest(p_entries) e
+    cross join lateral (
+      select jsonb_object_keys(e.body)
+      union all select 'delivered messages' where e.body @? '$.steps[*].delivered[*]'
+      union all select 'unknown calls' where e.body @> '{"calls": [{"status": "unknown"}]}' or e.body @> '{"results": [{"status": "unknown"}]}'
+      union all select 'old answers' where e.verdict in ('duplicate', 'late')) h(what));
   v_gated uuid[] := '{}';
   i integer;
 begin
-  if 'steps' = any (v_lists) then
+  if 'steps' = any (v_have) then
     perform runhold.store_steps(p_worker_id, p_entries);
+  end if;
+  if 'delivered messages' = any (v_have) then
     perform runhold.mark_delivered(p_entries);
   end if;
-  if v_lists && array['calls', 'results', 'reviews'] then
+  if 'calls' = any (v_have) then
     perform runhold.store_calls(p_entries);
+  end if;
+  if 'results' = any (v_have) then
     perform runhold.store_results(p_entries);
+  end if;
+  if v_have && array['reviews', 'unknown calls'] then
     perform runhold.store_reviews(p_entries);
+  end if;
+  if 'calls' = any (v_have) then
     v_gated := runhold.gate_calls(p_entries);
   end if;
   -- most entries are a step that goes on: nothing here concerns them
@@ -156,10 +176,12 @@ begin
   end loop;
   p_entries := runhold.settle(p_entries);
   perform runhold.move_on(p_entries);
-  foreach i in array array(
-    select e.ordinal::integer from unnest(p_entries) e where e.verdict in ('duplicate', 'late') order by e.ordinal) loop
-    p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
-  end loop;
+  if 'old answers' = any (v_have) then
+    foreach i in array array(
+      select e.ordinal::integer from unnest(p_entries) e where e.verdict in ('duplicate', 'late') order by e.ordinal) loop
+      p_entries[i] := runhold.judge_again(p_worker_id, p_entries[i]);
+    end loop;
+  end if;
   return p_entries;
 end;
 $$;
@@ -191,7 +213,7 @@ $$;
 
 create function runhold.worker_record(p_worker_id uuid, p_entries jsonb) returns jsonb
 language plpgsql volatile security definer set search_path = ''
-  set plan_cache_mode = force_generic_plan set jit = off
+  set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off  -- plans that are good also when the tables have grown
 as $$
 declare
   v_entries runhold.judged_entry[];
