@@ -11,11 +11,13 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID, uuid4
+
+from msgspec.structs import replace
 
 from runhold import Agent
 from runhold.loop import Outcome, RecordedRun, rebuild_request, run_agent

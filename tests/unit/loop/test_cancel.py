@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from loop_support import Row, ScriptedModel, Worker, asks, says, work
+from msgspec.structs import replace
 
 from runhold import Agent, tool
 from runhold.agents import Effect

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from loop_support import (
     through_jsonb,
     work,
 )
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from runhold import Agent, Limits, tool

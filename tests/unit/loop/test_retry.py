@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from loop_support import FakeClock, Row, ScriptedModel, asks, says, work
+from msgspec.structs import replace
 
 from runhold import Agent, Limits, RunContext, ToolFailed, tool
 from runhold.agents import Effect

@@ -103,7 +103,10 @@ def test_one_broken_run_does_not_spoil_the_others() -> None:
     claim = read_claim({"runs": [broken, RUN], "next_due": "2026-11-22T10:00:00Z", "more": True})
     assert [str(run.id) for run in claim.runs] == [RUN["id"]]
     assert [str(run.id) for run in claim.unreadable] == [other]
-    assert (claim.unreadable[0].fence, claim.unreadable[0].problem) == (3, "0.position: Field required")
+    assert (claim.unreadable[0].fence, claim.unreadable[0].problem) == (
+        3,
+        "Invalid enum value 'confused' - at `$.calls[0].status`",
+    )
     assert claim.next_due == datetime(2026, 11, 22, 10, tzinfo=UTC)
 
 

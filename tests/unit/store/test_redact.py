@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
 from cryptography.fernet import Fernet
+from msgspec.structs import replace
 
 from runhold.errors import ConfigError, StoreError
 from runhold.loop.ports import Entry, Json, Result, Run, Started, Step, ToolCall, Usage, Verdict
@@ -53,7 +53,7 @@ def stored(entry: Entry, by: Seal | None = None) -> Entry:
 
 
 def claimed(steps: Sequence[Step] = (), calls: Sequence[ToolCall] = ()) -> Run:
-    given: dict[str, Any] = dict.fromkeys(Run.__dataclass_fields__)
+    given: dict[str, Any] = dict.fromkeys(Run.__struct_fields__)
     return Run(**{**given, "user_id": USER, "steps": steps, "calls": calls})
 
 

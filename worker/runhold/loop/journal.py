@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from msgspec import structs
+from msgspec.structs import replace
 
 from runhold.loop.endings import Fenced, cancelled, stopped
 from runhold.loop.ports import (
@@ -133,7 +132,7 @@ class Journal:
         active_ms = max(0, round((now - self._recorded_until) * 1000))
         self._recorded_until += active_ms / 1000  # what was rounded off is not lost
         self._apply(entry)
-        verdict = asyncio.ensure_future(self._log.append(structs.replace(entry, active_ms=active_ms)))
+        verdict = asyncio.ensure_future(self._log.append(replace(entry, active_ms=active_ms)))
         verdict.add_done_callback(self._notice)
         self._unconfirmed.append((entry, verdict))
         return verdict

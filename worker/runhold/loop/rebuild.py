@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from msgspec import Struct
+
 from runhold.loop.conversation import STREAM, build_request
 from runhold.loop.ports import Definition, JsonObject, Step, ToolCall
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RecordedRun:
+class RecordedRun(Struct, frozen=True, kw_only=True):
     """A run as its rows tell it.
 
     :ivar steps: in order, from the first on; ``calls`` are theirs.

@@ -9,6 +9,8 @@ from decimal import Decimal
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
+import msgspec
+from msgspec import convert
 from pydantic import TypeAdapter, ValidationError
 
 from runhold.errors import StoreError
@@ -23,7 +25,6 @@ from runhold.loop.ports import (
     Started,
     Step,
     ToolCall,
-    Usage,
     Verdict,
 )
 
@@ -138,18 +139,13 @@ class Claim:
 
 _registration: Final = TypeAdapter(Registration)
 _heartbeat: Final = TypeAdapter(Heartbeat)
-_definitions: Final = TypeAdapter(list[Definition])
 _notifications: Final = TypeAdapter(list[Notification])
 _prices: Final = TypeAdapter(list[ModelPrice])
-_steps: Final = TypeAdapter(list[Step])
-_calls: Final = TypeAdapter(list[ToolCall])
-_reviews: Final = TypeAdapter(list[Review])
-_messages: Final = TypeAdapter(list[PersonMessage])
-_started: Final = TypeAdapter(list[Started])
-_reserved: Final = TypeAdapter(Reserved)
-_run: Final = TypeAdapter(Run)
 _time: Final = TypeAdapter(datetime | None)
 _uuid: Final = TypeAdapter(UUID)
+
+_INVALID: Final = (ValidationError, msgspec.ValidationError)
+"""What reading the log's records (msgspec) and all others (pydantic) raises."""
 
 _USAGE: Final = ("input_tokens", "output_tokens", "cached_tokens")
 _OK: Final = Verdict(kind="ok")
@@ -174,7 +170,10 @@ def read_notifications(answer: Any) -> list[Notification]:
 
 def read_definitions(answer: Any) -> list[Definition]:
     """Validate the answer of ``agent_worker_definitions``."""
-    return _validated(_definitions, answer or [], "agent_worker_definitions")
+    try:
+        return convert(answer or [], list[Definition])
+    except msgspec.ValidationError as error:
+        raise _malformed("agent_worker_definitions", error) from error
 
 
 def read_prices(answer: Any) -> list[ModelPrice]:
@@ -192,7 +191,7 @@ def read_claim(answer: Any) -> Claim:
         try:
             given = _given(raw)
             (truncated if given.get("truncated") else runs).append(_read_run(given))
-        except (ValidationError, StoreError, KeyError, TypeError) as error:
+        except (*_INVALID, StoreError, KeyError, TypeError) as error:
             unreadable.append(_unreadable(raw, error))
     return Claim(
         runs=runs,
@@ -207,7 +206,7 @@ def read_run(answer: Any) -> Run:
     """Validate the answer of ``agent_worker_log``."""
     try:
         return _read_run(_given(answer))
-    except ValidationError as error:
+    except _INVALID as error:
         raise _malformed("agent_worker_log", error) from error
 
 
@@ -220,11 +219,11 @@ def read_recorded_run(answer: Any) -> RecordedRun:
     try:
         return RecordedRun(
             input=given["input"],
-            steps=_steps.validate_python([_step(row) for row in _rows(given, "steps")]),
-            calls=_calls.validate_python(_rows(given, "calls")),
+            steps=convert([_step(row) for row in _rows(given, "steps")], list[Step]),
+            calls=convert(_rows(given, "calls"), list[ToolCall]),
             definitions={one.id: one for one in read_definitions(given.get("definitions"))},
         )
-    except ValidationError as error:
+    except _INVALID as error:
         raise _malformed("a run's tables", error) from error
 
 
@@ -243,34 +242,38 @@ def read_verdict(raw: JsonObject) -> Verdict:
             code=raw.get("code"),
             detail=raw.get("detail"),
             cancel_requested=bool(raw.get("cancel_requested")),
-            started=_started.validate_python(_rows(raw, "started")),
-            calls=_calls.validate_python(_rows(raw, "calls")),
-            reviews=_reviews.validate_python(_rows(raw, "reviews")),
-            messages=_messages.validate_python(_rows(raw, "messages")),
+            started=convert(_rows(raw, "started"), list[Started]),
+            calls=convert(_rows(raw, "calls"), list[ToolCall]),
+            reviews=convert(_rows(raw, "reviews"), list[Review]),
+            messages=convert(_rows(raw, "messages"), list[PersonMessage]),
             budgeted=bool(raw.get("budgeted")),
-            reserved=_reserved.validate_python(_given(raw["reserved"])) if raw.get("reserved") else None,
+            reserved=convert(_given(raw["reserved"]), Reserved) if raw.get("reserved") else None,
         )
-    except ValidationError as error:
+    except _INVALID as error:
         raise _malformed("agent_worker_record", error) from error
 
 
 def _read_run(given: JsonObject) -> Run:
     defaults: JsonObject = {"tenant_id": None, "outage_since": None, "state": {}, "limits": {}}
-    defaults |= {"active_ms": 0, "cost_usd": 0.0, "cancel_requested": False, "approval_tools": (), "budgeted": False}
-    lists = {
-        "steps": _steps.validate_python([_step(row) for row in _rows(given, "steps")]),
-        "calls": _calls.validate_python(_rows(given, "calls")),
-        "reviews": _reviews.validate_python(_rows(given, "reviews")),
-        "messages": _messages.validate_python(_rows(given, "messages")),
+    defaults |= {
+        "active_ms": 0,
+        "cost_usd": 0.0,
+        "cancel_requested": False,
+        "approval_tools": (),
+        "budgeted": False,
     }
-    return _run.validate_python(defaults | given | lists)
+    lists = {
+        "steps": [_step(row) for row in _rows(given, "steps")],
+        "calls": _rows(given, "calls"),
+        "reviews": _rows(given, "reviews"),
+        "messages": _rows(given, "messages"),
+    }
+    return convert(defaults | given | lists, Run)
 
 
 def _step(given: JsonObject) -> JsonObject:
-    usage = Usage(
-        **{name: given.get(name) or 0 for name in _USAGE}, estimated=bool(given.get("usage_estimated"))
-    )
-    return {**given, "usage": usage}
+    usage: JsonObject = {name: given.get(name) or 0 for name in _USAGE}
+    return {**given, "usage": {**usage, "estimated": bool(given.get("usage_estimated"))}}
 
 
 def _with_types(answer: Any) -> JsonObject:
@@ -294,7 +297,7 @@ def _given(value: Any) -> JsonObject:
 def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
     try:
         run_id = _uuid.validate_python(raw["id"])
-    except (ValidationError, KeyError, TypeError) as nameless:
+    except (*_INVALID, KeyError, TypeError) as nameless:
         raise StoreError("agent_worker_claim answered a run without an id") from nameless
     fence: Any = raw.get("fence")
     return UnreadableRun(id=run_id, fence=fence if isinstance(fence, int) else 0, problem=_reason(error))
@@ -303,11 +306,11 @@ def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
 def _validated(adapter: TypeAdapter[T], value: Any, function: str) -> T:
     try:
         return adapter.validate_python(value)
-    except ValidationError as error:
+    except _INVALID as error:
         raise _malformed(function, error) from error
 
 
-def _malformed(function: str, error: ValidationError) -> StoreError:
+def _malformed(function: str, error: Exception) -> StoreError:
     return StoreError(
         f"the answer of {function} is not what this worker understands ({_reason(error)}): "
         "the migrations and the worker are of different versions"

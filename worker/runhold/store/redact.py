@@ -15,13 +15,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeGuard, cast
 from uuid import UUID
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from msgspec import structs
+from msgspec.structs import replace
 
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop import RecordedRun
@@ -111,7 +111,7 @@ class Seal:
 
     def entry(self, entry: Entry, tool_of: Callable[[int, int], str]) -> Entry:
         """``entry`` as it is stored; ``tool_of``: (step number, position) → the name of the tool."""
-        return structs.replace(
+        return replace(
             entry,
             step=None if entry.step is None else self._sealed_step(entry.step),
             calls=[self._sealed_call(call) for call in entry.calls],
