@@ -50,7 +50,7 @@ create table public.agent_reviews (
 comment on column public.agent_reviews.input_hash is
   'sha256 of exactly what was asked: tool, arguments, step, position and the tool''s schema. Checked when the approval is used.';
 comment on column public.agent_reviews.approvals_given is
-  'Different people who approved what stands here now. An edit starts the count anew.';
+  'Different people who approved what stands here now, and might still when the last of them did. An edit starts the count anew.';
 comment on column public.agent_reviews.escalated_at is 'Since then only operators may decide it; its reviewers still see it.';
 comment on column public.agent_reviews.used_at is 'An approval is used once.';
 

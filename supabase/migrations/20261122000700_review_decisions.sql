@@ -64,10 +64,30 @@ create trigger before_review_decisions_1 before update on public.agent_reviews
 create trigger before_review_decisions_2 before update of edited_input on public.agent_reviews
   for each statement execute function runhold.note_named_edit('on');
 
--- One more approval by v_uid. Answers how many people have now approved exactly this.
+-- May this person decide about it: as a reviewer, or about their own run where its type lets them?
+create function runhold.may_decide(p_user_id uuid, p_review public.agent_reviews) returns boolean
+language plpgsql stable security definer set search_path = ''
+as $$
+begin
+  if p_review.user_id = p_user_id then
+    return coalesce((select t.allow_self_review from public.agent_types t where t.name = p_review.agent_type), false);
+  end if;
+  return exists (
+    select from runhold.reviewers r
+    where r.user_id = p_user_id
+      and (r.tenant_id is null or r.tenant_id = p_review.tenant_id)
+      and (r.agent_type is null or r.agent_type = p_review.agent_type)
+      and (r.tool_name is null or r.tool_name = p_review.tool_name));
+end;
+$$;
+
+-- One more approval by p_uid. Answers how many people have now approved exactly this: those who may still decide, and p_uid.
 create function runhold.count_approval(p_old public.agent_reviews, p_new public.agent_reviews, p_uid uuid) returns integer
 language plpgsql security definer set search_path = ''
 as $$
+declare
+  v_since bigint;
+  v_given integer;
 begin
   if p_new.edited_input is distinct from p_old.edited_input then
     return 1;
@@ -77,13 +97,20 @@ begin
     perform runhold.refuse('RH011', 'Someone changed the arguments and approved that.',
       'Reload, and send edited_input as you see it together with status.');
   end if;
-  if exists (select from public.agent_review_decisions d
-             where d.review_id = p_old.id and d.reviewer_id = p_uid and d.decision = 'approved'
-               and d.edited_input is not distinct from p_old.edited_input) then
+  -- what was said before the last edit counts no more, also if that edit brought back what had been there
+  v_since := coalesce((
+    select max(d.id) from public.agent_review_decisions d
+    where d.review_id = p_old.id and d.edited_input is distinct from p_old.edited_input), 0);
+  v_given := 1 + (
+    select count(distinct d.reviewer_id) from public.agent_review_decisions d
+    where d.review_id = p_old.id and d.id > v_since and d.reviewer_id <> p_uid and runhold.may_decide(d.reviewer_id, p_old));
+  if v_given <= p_old.approvals_given  -- more, though they said it before: somebody was dismissed and appointed again
+     and exists (select from public.agent_review_decisions d
+                 where d.review_id = p_old.id and d.id > v_since and d.reviewer_id = p_uid) then
     perform runhold.refuse('RH007', 'You have already approved this.',
       format('%s people must approve; ask another one.', p_old.approvals_needed));
   end if;
-  return p_old.approvals_given + 1;
+  return v_given;
 end;
 $$;
 
@@ -110,19 +137,21 @@ begin
     new.decided_at := runhold.now();  -- not a person: the run ended, or the sweep found that the time is up
     return new;
   end if;
-  if new.status not in ('approved', 'rejected') then
-    perform runhold.refuse('RH011', format('A review can not be set to %s.', quote_literal(new.status)),
+  if (new.status in ('approved', 'rejected')) is not true then
+    perform runhold.refuse('RH011', format('A review can not be set to %s.', quote_nullable(new.status)),
       'Set status to approved or rejected.');
   end if;
   v_uid := runhold.require_person();
+  if old.user_id <> v_uid and not runhold.may_decide(v_uid, old) then
+    return null;  -- dismissed while this statement waited for the row: the policy could not see that yet
+  end if;
   if old.status <> 'pending' then
     perform runhold.refuse('RH007', format('This review is already %s.', old.status), 'Reload: someone was faster.');
   end if;
   if old.expires_at <= runhold.now() then
     perform runhold.refuse('RH008', format('This review expired at %s.', old.expires_at), 'The run is being told so.');
   end if;
-  if old.user_id = v_uid and not coalesce(
-       (select t.allow_self_review from public.agent_types t where t.name = old.agent_type), false) then
+  if not runhold.may_decide(v_uid, old) then
     perform runhold.refuse('RH009', 'You can not decide about your own run.',
       'Ask another reviewer, or have an operator set agent_types.allow_self_review.');
   end if;
@@ -236,6 +265,7 @@ begin
   from new_reviews n join old_reviews o using (id)
   where (n.status <> o.status and n.status in ('approved', 'rejected'))
      or n.approvals_given <> o.approvals_given or n.edited_input is distinct from o.edited_input
+     or n.reviewer_id <> coalesce(o.reviewer_id, '00000000-0000-0000-0000-000000000000')  -- the count stands where another was dismissed
   order by n.id;
 
   select array_agg(distinct n.execution_id) into v_runs

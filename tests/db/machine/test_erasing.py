@@ -151,6 +151,8 @@ def test_erasing_a_first_approver_meets_the_second_and_a_decision_about_their_ow
         assert deciding.waits()
     erasing.result()
     deciding.result()
+    assert arena.review(shared["id"])["approvals_given"] == 1, "the erased person's counts no more"
+    arena.decide(arena.reviewer(), shared["id"])
     assert arena.status(other["id"]) == "pending"
     assert arena.one("select count(*) from agent_executions") == 1
 
