@@ -226,3 +226,16 @@ def test_reviews_waiting(fresh_world: World) -> None:
     assert run(world, "reviews_waiting")[0]["deciders"] == 1
     world.sql("update agent_types set allow_self_review = true")
     assert run(world, "reviews_waiting")[0]["deciders"] == 2
+
+
+def test_reviews_waiting_does_not_count_who_has_approved_already(fresh_world: World) -> None:
+    world = fresh_world
+    worker, first, second = world.worker(), world.reviewer(), world.reviewer()
+    world.configure(approvals_needed=2)
+    _, (review,) = world.paused(worker, world.person())
+    for person, edit, deciders in ((first, {"n": 1}, 1), (second, {"n": 2}, 1), (second, {"n": 3}, 1)):
+        world.decide(person, review["id"], edited_input=edit)
+        assert run(world, "reviews_waiting")[0]["deciders"] == deciders
+    world.sql("delete from runhold.reviewers where user_id = %s", first)
+    (row,) = run(world, "reviews_waiting")
+    assert (row["approvals"], row["deciders"]) == ("1 of 2", 0)
