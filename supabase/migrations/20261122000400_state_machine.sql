@@ -66,7 +66,7 @@ create trigger before_status_change before update of status on public.agent_exec
 -- The audit ---------------------------------------------------------------------------------------------------------
 
 create table public.agent_events (
-  id bigint generated always as identity primary key,
+  id bigint generated always as identity,
   execution_id uuid not null references public.agent_executions on delete cascade,
   user_id uuid not null,
   tenant_id text,
@@ -74,12 +74,11 @@ create table public.agent_events (
   actor_kind text not null check (actor_kind in ('user', 'reviewer', 'worker', 'system')),
   actor_id uuid,
   kind text not null,
-  data jsonb
+  data jsonb,
+  primary key (execution_id, id)  -- ids are unique and ever growing; nobody asks for one alone
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05);
 
 comment on table public.agent_events is 'Append-only, written by triggers: who changed what, and when.';
-
-create index agent_events_of_execution_idx on public.agent_events (execution_id, id);
 
 alter table public.agent_events enable row level security;
 revoke all on public.agent_events from public, anon, authenticated, service_role;

@@ -54,7 +54,9 @@ create table public.agent_tool_calls (
   constraint finished_at_set_iff_finished check ((finished_at is not null) = (status in ('succeeded', 'failed', 'rejected'))),
   constraint cut_off_only_without_result check (cut_off is null or (cut_off in ('pending', 'running', 'awaiting_review') and status in ('failed', 'rejected'))),
   constraint one_call_per_position unique (execution_id, step_number, position)
-) with (fillfactor = 75, autovacuum_vacuum_insert_scale_factor = 0.05);
+)
+-- most calls are inserted with their results; of the others, one after the other is changed once or twice
+with (fillfactor = 90, autovacuum_vacuum_insert_scale_factor = 0.05);
 
 comment on column public.agent_tool_calls.status is
   'pending: provably not started · awaiting_review: a person decides first · running: may have happened · succeeded · failed · rejected · unknown: a person must say whether it happened';

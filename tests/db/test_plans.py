@@ -98,7 +98,7 @@ def test_timeline(seeded: World) -> None:
     text = plans(seeded, f"select agent_timeline('{run['id']}')", str(run["user_id"]))
     assert whole_tables(text) == []
     assert used(text) >= {
-        "agent_events_of_execution_idx",
+        "agent_events_pkey",
         "agent_steps_pkey",
         "one_call_per_position",
         "agent_reviews_of_execution_idx",
@@ -120,6 +120,6 @@ def test_index_that_is_gone_is_noticed(seeded: World) -> None:
     """The tests above can fail."""
     run = a_run(seeded)
     with seeded.connection.transaction(force_rollback=True):
-        seeded.connection.execute("drop index agent_events_of_execution_idx")
+        seeded.connection.execute("alter table agent_events drop constraint agent_events_pkey")
         text = plans(seeded, f"select agent_timeline('{run['id']}')", str(run["user_id"]))
         assert whole_tables(text) == ["Seq Scan on agent_events"]
