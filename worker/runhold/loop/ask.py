@@ -27,6 +27,7 @@ from runhold.loop.ports import (
     Step,
     Usage,
 )
+from runhold.loop.waiting import until_any
 
 
 class Injected(Struct, frozen=True, kw_only=True):
@@ -112,12 +113,8 @@ class Asker:
             self._model.complete(body, timeout_s=allowance.timeout_s, on_text=on_text)
         )
         try:
-            done, _ = await asyncio.wait(
-                {call, self._journal.interrupted},
-                timeout=allowance.timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if call in done:
+            await until_any((call, self._journal.interrupted), allowance.timeout_s)
+            if call.done():
                 return call.result()
             self._journal.checkpoint()
             raise ModelTimeout("the model did not answer in time")

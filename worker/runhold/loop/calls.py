@@ -18,6 +18,7 @@ from runhold.loop.journal import Journal
 from runhold.loop.plan import ContextFactory
 from runhold.loop.ports import CallStatus, Entry, ProgressSink, Result, RunSignals, ToolCall
 from runhold.loop.state import RunState
+from runhold.loop.waiting import until_any
 
 CANCEL_GRACE_S: Final = 5.0
 """How long a running unsafe call may go on after a cancel: a known outcome is worth a short wait."""
@@ -175,13 +176,10 @@ class CallRunner:
         interrupted = self._journal.interrupted
         deadline = clock() + _patience_s(running)
         while running:
-            done, _ = await asyncio.wait(
-                {*running, interrupted},
-                timeout=max(0, deadline - clock()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await until_any((*running, interrupted), max(0, deadline - clock()))
+            done = [task for task in running if task.done()]
             self._write(self._take(running, done))
-            if interrupted in done:
+            if interrupted.done():
                 await self._wind_down(running)
             elif not done:
                 self._abandon(running)

@@ -31,6 +31,7 @@ from runhold.loop.ports import (
     ToolCall,
     Verdict,
 )
+from runhold.loop.waiting import until_any
 
 CallKey = tuple[int, int]
 """(step_number, position)"""
@@ -195,7 +196,7 @@ class Journal:
     async def _confirm_first(self) -> None:
         verdict = self._unconfirmed[0][1]
         if not verdict.done():
-            await asyncio.wait({verdict})  # unlike `await verdict`, leaves it alone when we are cancelled
+            await until_any((verdict,))  # unlike `await verdict`, leaves it alone when we are cancelled
         self._digest_first()
 
     def _digest_first(self) -> None:
