@@ -59,10 +59,12 @@ begin
     select e.execution_id from unnest(p_entries) e where e.verdict in ('ok', 'stop', 'continue', 'duplicate')));
 
   perform runhold.book(array(
-    -- what steps did cost; rows with nothing to add are locked for what is reserved below
-    select (l.usage_id, s.tokens, s.usd, 0, 0)::runhold.usage_change
+    -- what steps did cost: to the period in which they were reserved, as the next one may have been given away by now
+    select (coalesce(h.id, l.usage_id), s.tokens, s.usd, 0, 0)::runhold.usage_change
     from unnest(p_entries) e
     join unnest(v_lines) l on l.execution_id = e.execution_id
+    left join public.agent_usage h
+      on h.id = any (e.reserved_in) and (h.scope, h.scope_key, h.period) = (l.scope, l.scope_key, l.period)
     cross join lateral (
       select coalesce(sum((s ->> 'input_tokens')::bigint + (s ->> 'output_tokens')::bigint), 0) as tokens,
              coalesce(sum((s ->> 'cost_usd')::numeric), 0) as usd
@@ -74,7 +76,11 @@ begin
     from unnest(p_entries) e
     cross join unnest(e.reserved_in) h(id)
     cross join lateral (select runhold.is_charged(e) as it) c
-    where runhold.is_settling(e)));
+    where runhold.is_settling(e)
+    union all
+    -- nothing to add, but locked for what is reserved below
+    select (l.usage_id, 0, 0, 0, 0)::runhold.usage_change
+    from unnest(p_entries) e join unnest(v_lines) l on l.execution_id = e.execution_id where runhold.is_settling(e)));
   perform runhold.note_charge(e.execution_id, e.reserved_tokens, e.reserved_usd)
   from unnest(p_entries) e where runhold.is_settling(e) and runhold.is_charged(e);
 

@@ -1,7 +1,8 @@
 -- Waiting for a budget: who is woken when an operator widens one or takes it away.
 
--- Wakes runs that wait for the end of a period though what they asked for is free by now. Their wake_at is the edge; this is the
--- level, for budgets that an operator widens or takes away. What others hold is left to the sweep, which calls this too.
+-- Wakes runs that wait for the end of a period though what they asked for is free by now, or though their type does not wait any
+-- more (they fail then). Their wake_at is the edge; this is the level, for what an operator changes. What others hold is left
+-- to the sweep, which calls this too.
 create function runhold.wake_waiting() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -13,7 +14,7 @@ begin
     select w.id from public.agent_executions w
     where w.status = 'pending' and w.wake_at is not null and w.error_detail ->> 'waiting_for' = 'budget'
       and w.wake_at > runhold.now() + interval '15 seconds'
-      and not exists (
+      and (exists (select from public.agent_types t where t.name = w.agent_type and t.on_budget = 'fail') or not exists (
         select from public.agent_budgets b
         left join public.agent_usage g
           on g.scope = b.scope and g.scope_key = b.scope_key and g.period = b.period
@@ -22,7 +23,7 @@ begin
           and b.scope_key = case b.scope when 'user' then w.user_id::text when 'type' then w.agent_type
                                          when 'tenant' then w.tenant_id else '' end
           and case w.error_detail ->> 'unit' when 'usd' then b.max_usd - coalesce(g.usd, 0) else b.max_tokens - coalesce(g.tokens, 0) end
-              < coalesce((w.error_detail ->> 'asked')::numeric, 1))
+              < coalesce((w.error_detail ->> 'asked')::numeric, 1)))
     order by w.id for no key update skip locked);
   get diagnostics v_count = row_count;
   return v_count;

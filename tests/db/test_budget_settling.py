@@ -107,7 +107,7 @@ def test_charge_of_a_call_that_was_answered_is_its_step(world: World) -> None:
     assert charges(world, run["id"]) == []
 
 
-def test_step_is_charged_to_the_period_of_its_record(world: World) -> None:
+def test_step_is_charged_to_the_period_in_which_it_was_reserved(world: World) -> None:
     clock(world, "2031-01-31T23:59:00Z")
     worker = world.worker()
     budget(world, max_tokens=1000)
@@ -120,11 +120,37 @@ def test_step_is_charged_to_the_period_of_its_record(world: World) -> None:
         "select period, period_start::text as day, tokens, reserved_tokens as reserved from agent_usage order by 1, 2"
     )
     assert [tuple(row.values()) for row in rows] == [
-        ("day", "2031-01-31", 0, 0),
-        ("day", "2031-02-01", 200, 0),
-        ("month", "2031-01-01", 0, 0),
-        ("month", "2031-02-01", 200, 0),
+        ("day", "2031-01-31", 200, 0),
+        ("day", "2031-02-01", 0, 0),
+        ("month", "2031-01-01", 200, 0),
+        ("month", "2031-02-01", 0, 0),
     ]
+
+
+def test_budget_holds_over_midnight(world: World) -> None:
+    """What was reserved before it does not come on top of what the new day has given away meanwhile."""
+    clock(world, "2031-01-31T23:59:00Z")
+    worker = world.worker()
+    budget(world, max_tokens=1000)
+    before, after = world.running(worker, world.person()), world.running(worker, world.person())
+    reserve(worker, before, 100, 900)
+    clock(world, "2031-02-01T00:00:01Z")
+    assert reserve(worker, after, 100, 1000) == granted(1000)
+    verdict = think(worker, before, 1, 900, reserve=ask(100, 900))
+    assert verdict["reserved"]["detail"]["reason"] == "reserved_by_others"
+    think(worker, after, 1, 1000)
+    used = world.sql("select period_start::text as day, tokens from agent_usage order by 1")
+    assert used == [{"day": "2031-01-31", "tokens": 900}, {"day": "2031-02-01", "tokens": 1000}]
+
+
+def test_step_is_charged_to_budgets_that_were_made_while_it_was_thought(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    budget(world, max_tokens=1000)
+    run = world.running(worker, user)
+    reserve(worker, run, 100, 900)
+    budget(world, "user", user, max_tokens=500)
+    assert think(worker, run, 1, 450, reserve=ask(10, 100))["reserved"] == granted(50)
+    assert (usage(world), usage(world, "user", user)) == ((450, 50), (450, 50))
 
 
 def test_call_of_the_old_period_that_was_lost_is_charged_to_it(world: World) -> None:

@@ -122,6 +122,19 @@ def test_sweep_wakes_whom_the_change_missed(used_up: World) -> None:
     assert used_up.sweep()["repaired"] == 0
 
 
+def test_sweep_wakes_whose_type_waits_no_more(used_up: World) -> None:
+    """They find their budget used up still, and fail."""
+    worker = used_up.worker()
+    run = waiting(used_up, worker, used_up.person())
+    assert used_up.sweep()["repaired"] == 0
+    used_up.configure(on_budget="fail")
+    assert used_up.sweep()["repaired"] == 1
+    clock(used_up, "2031-01-15T12:00:06Z")
+    (claimed,) = worker.claim()
+    assert claimed["id"] == run["id"]
+    assert reserve(worker, claimed, 100, 1000)["then"] == "fail"
+
+
 def test_workers_are_told_that_runs_were_woken(used_up: World) -> None:
     waiting(used_up, used_up.worker(), used_up.person())
     used_up.sql("delete from realtime.messages")

@@ -83,6 +83,16 @@ def test_budget_that_is_taken_away_is_none(world: World) -> None:
     assert world.run(run["id"])["reserved_in"] is None
 
 
+def test_cap_is_a_number(world: World) -> None:
+    """Above NaN is nothing, so that a cap of it would be none."""
+    with refused("23514"):
+        budget(world, max_usd="NaN")
+    with refused("23514"):
+        world.service(
+            "insert into model_prices (model, input_usd, cached_input_usd, output_usd) values ('m', 1, 1, 'NaN') returning model"
+        )
+
+
 def test_user_of_a_budget_is_written_as_ids_are(world: World) -> None:
     user = world.person()
     with refused("23514"):
