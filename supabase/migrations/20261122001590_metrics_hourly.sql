@@ -305,7 +305,8 @@ begin
   end if;
   v_state := runhold.close_hours(v_state);
   while v_count < p_hours and (v_count = 0 or clock_timestamp() < v_begin + interval '500 ms') loop
-    select max(k.hour) into v_hour from runhold.metrics_marks k where k.hour < v_state.rolled_until;
+    -- only closed hours: where the clock was set back, some that were rolled up are open again
+    select max(k.hour) into v_hour from runhold.metrics_marks k where k.hour < least(v_state.rolled_until, v_state.closed_until);
     v_before := v_hour;
     if v_hour is null then
       exit when v_state.closed_until is null or v_state.rolled_until >= v_state.closed_until;

@@ -331,3 +331,21 @@ def test_mark_outlives_a_roll_up_that_does_not_see_its_change(world: World) -> N
     same(world)
     assert roll_up(world) == 1
     same(world)
+
+
+def test_sweep_comes_to_its_end_where_the_clock_was_set_back(world: World) -> None:
+    """Hours that were rolled up are open again then; a change in one of them waits until it is over anew."""
+    end = past(world)
+    roll_up(world)
+    run = world.one(
+        "select id from agent_executions where completed_at is not null order by completed_at desc limit 1"
+    )
+    world.at((end - datetime.now(UTC) - 2 * HOUR).total_seconds())
+    world.sql("update agent_executions set cost_usd = 7 where id = %s", run)
+    world.connection.execute("set statement_timeout = '20s'")
+    world.sql("select runhold.roll_up_metrics(10)")
+    world.sweep()
+    assert world.one("select count(*) from runhold.metrics_marks") == 1
+    world.at(None)
+    roll_up(world)
+    same(world)
