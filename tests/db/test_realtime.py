@@ -204,8 +204,12 @@ def test_token_without_a_subject_listens_to_nothing(world: World) -> None:
         assert cursor.fetchall() == [{"n": 0}]
 
 
-def test_nobody_may_send(world: World) -> None:
+def test_nobody_but_workers_may_send(world: World) -> None:
     policies = world.sql(
-        "select cmd, roles from pg_policies where schemaname = 'realtime' and tablename = 'messages'"
+        "select cmd, roles from pg_policies where schemaname = 'realtime' and tablename = 'messages' order by cmd, roles"
     )
-    assert policies == [{"cmd": "SELECT", "roles": ["authenticated"]}]
+    assert policies == [
+        {"cmd": "INSERT", "roles": ["runhold_worker"]},
+        {"cmd": "SELECT", "roles": ["authenticated"]},
+        {"cmd": "SELECT", "roles": ["runhold_worker"]},
+    ]
