@@ -136,7 +136,9 @@ TABLES = {
         others=REFUSED,
     ),
     "agent_metrics_hourly": Table(
-        columns="hour hours agent_type measure label n total buckets counts", sees={SERVICE: "nobody"}, others=REFUSED
+        columns="hour hours agent_type measure label n total buckets counts",
+        sees={SERVICE: "nobody"},
+        others=REFUSED,
     ),
     "model_prices": Table(
         columns="model valid_from input_usd cached_input_usd output_usd",
