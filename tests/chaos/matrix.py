@@ -155,7 +155,7 @@ async def _submit(town: Town, cells: Sequence[Cell]) -> list[str]:
     rows = [
         {"agent_type": "courier", "input_data": {"tool": cell.effect, "gated": cell.gated}} for cell in cells
     ]
-    return [row["id"] for row in (await user.table("agent_executions").insert(rows).execute()).data]
+    return [str(row["id"]) for row in (await user.table("agent_executions").insert(rows).execute()).data]
 
 
 async def _resume(fleet: Fleet) -> None:

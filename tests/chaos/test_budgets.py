@@ -153,7 +153,7 @@ async def submit(town: Town, bank: Bank) -> None:
             for agent_type in (FAILING, WAITING)
         ]
         answer = await person.table("agent_executions").insert(rows).execute()
-        bank.runs += [row["id"] for row in answer.data]
+        bank.runs += [str(row["id"]) for row in answer.data]
     bank.connection.execute(
         """insert into agent_budgets (scope, scope_key, period, max_tokens, max_usd) values
              ('type', %s, 'day', %s, null), ('type', %s, 'day', null, %s)""",
