@@ -2,11 +2,11 @@
 --
 -- Columns: per budget, the fullest first: scope and whose it is; period and when it ends (UTC); used, reserved (set aside for model
 -- calls under way) and max, of tokens and of USD; share, the larger part that is used or reserved (1 is all); holders, the runs
--- that have something set aside; waiting, the runs that sleep until the period ends or you widen it.
+-- that have something set aside; waiting, the runs that sleep until the period ends or you widen it; problem, why nothing counts against it.
 -- Cost: a row per budget and the running and waiting runs by index; milliseconds.
 -- Bad answer: share near 1 long before ends_at → widen it: update agent_budgets set max_usd = … where id = …; who waits is woken. One user
 -- behind it (sql/spend_by_user.sql) → give them a budget of their own. reserved large beside used → answers are bounded too
--- generously: lower max_completion_tokens. reserved without holders → a bug: please report it; it ends with the period.
+-- generously: lower max_completion_tokens. A problem → correct scope_key: nothing holds under a name that nobody has. reserved without holders → a bug: please report it; it ends with the period.
 
 with line as (
   select b.*, p.start as period_start, (p.start + ('1 ' || b.period)::interval) at time zone 'UTC' as ends_at
@@ -25,6 +25,8 @@ select l.scope,
           and x.error_detail ->> 'scope' = l.scope and x.error_detail ->> 'period' = l.period
           and l.scope_key = case l.scope when 'user' then x.user_id::text when 'type' then x.agent_type
                                          when 'tenant' then x.tenant_id else '' end) as waiting,
+       case when l.scope = 'type' and not exists (select from public.agent_types t where t.name = l.scope_key)
+              then 'no agent type has this name' end as problem,
        l.id
 from line l
 left join public.agent_usage g

@@ -163,6 +163,7 @@ def test_budgets(world: World) -> None:
     assert (float(all_["used_usd"]), float(all_["reserved_usd"]), float(all_["share"])) == (3, 0.5, 0.875)
     assert (all_["holders"], all_["waiting"]) == (1, 0)
     assert (reader["whose"], reader["used_tokens"], reader["share"]) == ("reader", 0, 0)
+    assert [each["problem"] for each in (mine, all_, reader)] == [None, None, "no agent type has this name"]
 
 
 def test_audit_of_a_run(world: World) -> None:
