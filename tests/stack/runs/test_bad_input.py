@@ -131,7 +131,8 @@ async def test_empty_answers_are_asked_again_and_end_in_invalid_output(tricks: T
 @pytest.mark.parametrize(
     ("env", "said"),
     [
-        ({"SUPABASE_SECRET_KEY": "sb_secret_wrong"}, "SUPABASE_SECRET_KEY"),
+        ({"SUPABASE_SECRET_KEY": "sb_secret_wrong", "RUNHOLD_WORKER_TOKEN": ""}, "SUPABASE_SECRET_KEY"),
+        ({"RUNHOLD_WORKER_TOKEN": "wrong"}, "RUNHOLD_WORKER_TOKEN"),
         ({"OPENAI_API_KEY": ""}, "OPENAI_API_KEY"),
     ],
 )
