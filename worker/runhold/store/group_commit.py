@@ -40,7 +40,7 @@ LINGER_TURNS: Final = 12
 they waited with. It becomes part of the entry that gathers already: without this a run of the benchmark needs 15
 entries, not 8. An idle turn takes some 10 µs."""
 
-MIN_SHARE: Final = 16
+MIN_SHARE: Final = 32
 """Flushes are not split below this. Above it, half of the runs compute while the other half is being recorded: all
 in one flush, worker and database would take turns doing nothing."""
 
