@@ -454,7 +454,7 @@ async def test_flushes_are_bounded_in_entries_and_bytes(
 async def test_half_of_the_runs_compute_while_the_other_half_is_recorded(database: FakeDatabase) -> None:
     database.latency_s = 0.01
     async with _writing(database) as writer:
-        logs = [_open(database, writer)[0] for _ in range(40)]
+        logs = [_open(database, writer)[0] for _ in range(80)]
 
         async def work(log: Any) -> None:
             for number in range(1, 6):
@@ -463,7 +463,7 @@ async def test_half_of_the_runs_compute_while_the_other_half_is_recorded(databas
                 await written
 
         await asyncio.gather(*(work(log) for log in logs))
-    assert [len(call) for call in database.calls[:10]] == [20] * 10
+    assert [len(call) for call in database.calls[:10]] == [40] * 10
     first, second, third = ({entry["execution"] for entry in call} for call in database.calls[:3])
     assert not first & second
     assert first == third
