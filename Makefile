@@ -18,7 +18,7 @@ help:
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
 	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
-	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 3 minutes"
+	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 4 minutes"
 	@echo "make dev      the local stack with the example's worker, until Ctrl-C"
 	@echo "make lint     ruff and pyright"
 	@echo "make format   let ruff format"

@@ -29,7 +29,7 @@ QUICK_REPEATS: Final = 1
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few cells, once: about 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="a few cells, once: about 4 minutes")
     parser.add_argument("--system", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument(
         "--cell",
