@@ -13,6 +13,7 @@ from test_runs import decide, open_review
 from town import Town, eventually
 
 
+@pytest.mark.realtime
 async def test_a_whole_run_without_the_secret_key_woken_by_push(town: Town) -> None:
     """Polls come once an hour: what is found in time, before and after the review, was told by Realtime."""
     worker = town.worker("--poll", "3600", SUPABASE_SECRET_KEY="", lease_s=1.5)
