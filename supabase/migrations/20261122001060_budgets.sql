@@ -3,7 +3,7 @@
 --
 --   free = cap − used − reserved, of every budget that counts for the run and of each of its caps
 --   reserve   the record before a model call sets the most that it may cost aside, in all these budgets or in none
---   settle    the record of the step charges what it did cost, to the budgets of that moment, and gives the rest back
+--   settle    the record of the step charges what it did cost where it was reserved, and gives the rest back
 --   leave     a run that its worker can't finish is charged as estimated: the provider may have served the call
 --
 -- Locks: rows of agent_usage are the last that a transaction takes, all at once and in order of their ids (book). Nobody

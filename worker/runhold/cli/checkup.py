@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 import httpx
 from postgrest.exceptions import APIError
 
-from runhold.credentials import HIDDEN
 from runhold.errors import ConfigError, RunholdError
 from runhold.models.openai import DEFAULT_BASE_URL
 from runhold.runtime.channels import email_of
@@ -128,9 +127,7 @@ async def _realtime(config: WorkerConfig, gateway: Gateway, worker_id: UUID) -> 
     except ConfigError as error:
         return Finding(check="Realtime", state="failed", says=_sentence(error))
     except Exception as error:  # whatever a foreign library comes up with
-        why = str(error) or type(error).__name__
-        for secret in config.secrets:
-            why = why.replace(secret, HIDDEN)
+        why = config.hide_secrets(str(error)) or type(error).__name__
         return Finding(check="Realtime", state="degraded", says=f"It can't be joined ({why}): {meanwhile}.")
     try:
         began = time.monotonic()

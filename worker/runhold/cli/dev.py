@@ -41,7 +41,7 @@ def dev(
       runhold dev
       runhold dev examples/compliance/agent.py --port 0
     """
-    from runhold.cli.bench import hold  # it needs the extra [local]
+    from runhold.cli.holding import hold  # it needs the extra [local]
 
     chosen = module or next((Path(name) for name in USUAL_MODULES if Path(name).is_file()), None)
     if chosen is not None and not chosen.is_file():

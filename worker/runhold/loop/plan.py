@@ -44,11 +44,13 @@ class Planned(Struct, frozen=True, kw_only=True):
 class Planner:
     """Decides what becomes of the calls that the model asks for."""
 
-    def __init__(self, agent: Agent, signals: RunSignals, context: ContextFactory) -> None:
+    def __init__(
+        self, agent: Agent, signals: RunSignals, context: ContextFactory, redaction: Redaction
+    ) -> None:
         self._agent = agent
         self._signals = signals
         self._context = context
-        self._redaction = Redaction.of(agent)
+        self._redaction = redaction
 
     async def plan(self, message: JsonObject, step_number: int) -> list[Planned]:
         """Plan all tool calls of a message. A call that can't work fails here, with words for the model."""

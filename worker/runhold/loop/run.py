@@ -93,8 +93,9 @@ async def run_agent(
     cost = ModelCost(definition.model, price)
     guard = Guard(limits, journal, cost)
     state = RunState(run.state)
-    contexts = Contexts(run, state, progress, user_client, Redaction.of(agent))
-    planner = Planner(agent, signals, contexts)
+    redaction = Redaction.of(agent)
+    contexts = Contexts(run, state, progress, user_client, redaction)
+    planner = Planner(agent, signals, contexts, redaction)
     runner = CallRunner(
         journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress
     )

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from dotenv import dotenv_values, find_dotenv
 
+from runhold.credentials import HIDDEN
 from runhold.errors import ConfigError
 from runhold.runtime.smtp import SmtpServer, sender
 from runhold.runtime.worker_token import WorkerToken, read_worker_token
@@ -181,6 +182,12 @@ class WorkerConfig:
             *_passwords(self.smtp_url),
         )
         return tuple(key for key in keys if key)
+
+    def hide_secrets(self, text: str) -> str:
+        """``text`` without any of :attr:`secrets`."""
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
 
     def _mistakes(self) -> list[str]:
         return [

@@ -86,6 +86,7 @@ class Runs:
         self._worker_id = worker_id
         self._port = port
         self._equipment = equipment
+        self._redactions = {name: Redaction.of(agent) for name, agent in equipment.agents.items()}
         self._current = definitions
         self._known: dict[UUID, Definition] = {each.id: each for each in definitions.values()}
         self._writer = writer
@@ -148,7 +149,7 @@ class Runs:
     async def _advance(self, held: HeldRun, run: Run) -> Outcome:
         equipment = self._equipment
         agent = equipment.agents[run.agent_type]
-        seal = Seal(equipment.vault, Redaction.of(agent), run.user_id)
+        seal = Seal(equipment.vault, self._redactions[run.agent_type], run.user_id)
         try:
             run = seal.run(run)
         except RedactKeyMissing as error:
@@ -224,9 +225,8 @@ class Runs:
             counted=counted,
             detail={"message": f"The run could not go on ({reason}); the worker's log says where."},
         )
-        entry = Entry(
-            transition=transition, charge=True
-        )  # if it holds a reservation, its model may have been at work
+        # if it holds a reservation, its model may have been at work
+        entry = Entry(transition=transition, charge=True)
         try:
             await asyncio.wait_for(log.append(entry), GIVE_BACK_TIMEOUT_S)
         except (TimeoutError, StoreError) as error:

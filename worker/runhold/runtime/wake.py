@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
-from runhold.credentials import HIDDEN
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Connect, Connection, connect
 
@@ -133,9 +132,7 @@ class Listener:
             if why == "recycled":
                 continue
             attempt = 1 if steady else attempt + 1
-            for secret in self._config.secrets:
-                why = why.replace(secret, HIDDEN)
-            self.stats.last_trouble = why
+            why = self.stats.last_trouble = self._config.hide_secrets(why)
             level = logging.WARNING if attempt <= 1 else logging.DEBUG
             logger.log(level, "Realtime is not heard, polling instead until it is: %s", why)
             await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10))))

@@ -144,9 +144,6 @@ _prices: Final = TypeAdapter(list[ModelPrice])
 _time: Final = TypeAdapter(datetime | None)
 _uuid: Final = TypeAdapter(UUID)
 
-_INVALID: Final = (ValidationError, msgspec.ValidationError)
-"""What reading the log's records (msgspec) and all others (pydantic) raises."""
-
 _USAGE: Final = ("input_tokens", "output_tokens", "cached_tokens")
 _OK: Final = Verdict(kind="ok")
 _OK_BUDGETED: Final = Verdict(kind="ok", budgeted=True)
@@ -191,7 +188,7 @@ def read_claim(answer: Any) -> Claim:
         try:
             given = _given(raw)
             (truncated if given.get("truncated") else runs).append(_read_run(given))
-        except (*_INVALID, StoreError, KeyError, TypeError) as error:
+        except (msgspec.ValidationError, StoreError, KeyError, TypeError) as error:
             unreadable.append(_unreadable(raw, error))
     return Claim(
         runs=runs,
@@ -206,7 +203,7 @@ def read_run(answer: Any) -> Run:
     """Validate the answer of ``agent_worker_log``."""
     try:
         return _read_run(_given(answer))
-    except _INVALID as error:
+    except msgspec.ValidationError as error:
         raise _malformed("agent_worker_log", error) from error
 
 
@@ -223,7 +220,7 @@ def read_recorded_run(answer: Any) -> RecordedRun:
             calls=convert(_rows(given, "calls"), list[ToolCall]),
             definitions={one.id: one for one in read_definitions(given.get("definitions"))},
         )
-    except _INVALID as error:
+    except msgspec.ValidationError as error:
         raise _malformed("a run's tables", error) from error
 
 
@@ -249,7 +246,7 @@ def read_verdict(raw: JsonObject) -> Verdict:
             budgeted=bool(raw.get("budgeted")),
             reserved=convert(_given(raw["reserved"]), Reserved) if raw.get("reserved") else None,
         )
-    except _INVALID as error:
+    except msgspec.ValidationError as error:
         raise _malformed("agent_worker_record", error) from error
 
 
@@ -297,7 +294,7 @@ def _given(value: Any) -> JsonObject:
 def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
     try:
         run_id = _uuid.validate_python(raw["id"])
-    except (*_INVALID, KeyError, TypeError) as nameless:
+    except (ValidationError, KeyError, TypeError) as nameless:
         raise StoreError("agent_worker_claim answered a run without an id") from nameless
     fence: Any = raw.get("fence")
     return UnreadableRun(id=run_id, fence=fence if isinstance(fence, int) else 0, problem=_reason(error))
@@ -306,7 +303,7 @@ def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
 def _validated(adapter: TypeAdapter[T], value: Any, function: str) -> T:
     try:
         return adapter.validate_python(value)
-    except _INVALID as error:
+    except ValidationError as error:
         raise _malformed(function, error) from error
 
 

@@ -1,4 +1,4 @@
-"""The developer's bench: a stack and a worker on the newest code, held together until somebody ends it."""
+"""What `runhold dev` holds: a stack and a worker on the newest code, until somebody ends it."""
 
 from __future__ import annotations
 
