@@ -25,7 +25,7 @@ from runhold.loop.ports import (
     Verdict,
 )
 from runhold.store import client, group_commit, run_log
-from runhold.store.group_commit import MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
+from runhold.store.group_commit import LINGER_TURNS, MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
 
 DEFINITION = uuid4()
 
@@ -86,20 +86,39 @@ END = Entry(transition=Transition(to="completed", result={"done": True}))
 FAIL = Entry(transition=Transition(to="failed", error="INTERNAL_ERROR"))
 
 
-async def test_an_idle_writer_sends_at_once_and_gathers_while_a_flush_is_under_way(
+async def test_an_idle_writer_sends_soon_and_gathers_while_a_flush_is_under_way(
     database: FakeDatabase,
 ) -> None:
     database.latency_s = 0.01
     async with _writing(database) as writer:
         logs = [_open(database, writer)[0] for _ in range(3)]
         first = logs[0].append(_step(1))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(LINGER_TURNS + 3):  # one for each side to wake, and one to send
+            await asyncio.sleep(0)
         assert len(database.calls) == 1
         others = [log.append(_step(1)) for log in logs[1:]]
         again = logs[0].append(_step(2))
         await asyncio.gather(first, again, *others)
         assert [len(call) for call in database.calls] == [1, 3]
+
+
+async def test_a_quick_read_is_done_and_stored_with_its_step(database: FakeDatabase) -> None:
+    """The run goes on in turns of the event loop, as it does for a tool that is a task of its own."""
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(_step(1))
+        log.append(Entry(calls=[_call(1)]))
+
+        async def read() -> str:
+            await asyncio.sleep(0)
+            return "page"
+
+        page = await asyncio.create_task(read())
+        assert not database.calls  # nothing was sent before the run went on
+        await log.append(Entry(results=[Result(step_number=1, position=0, status="succeeded", output=page)]))
+    [entry] = run.entries
+    assert entry["calls"][0]["output"] == "page"
+    assert "results" not in entry
 
 
 async def test_entries_of_a_run_are_merged_into_one(database: FakeDatabase) -> None:
