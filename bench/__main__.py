@@ -29,7 +29,7 @@ QUICK_REPEATS: Final = 1
 def parse(arguments: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few cells, once: about 4 minutes")
+    parser.add_argument("--quick", action="store_true", help="a few cells, once: under 3 minutes")
     parser.add_argument("--system", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument(
         "--cell",
@@ -89,6 +89,7 @@ async def run(arguments: argparse.Namespace, output: Path | None) -> Results:
                             folder=place.folder,
                             seconds=seconds,
                             processes=arguments.processes,
+                            quick=arguments.quick,
                         )
                         outcome = Outcome(system=name, cell=cell.name, repeat=repeat)
                         began = time.monotonic()

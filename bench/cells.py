@@ -23,6 +23,7 @@ class Cell:
     :ivar in_flight: runs at once.
     :ivar distance_s: added to each round trip between client and server.
     :ivar count: runs to measure; 0 as many as fit into the time for a cell.
+    :ivar quick_count: the same for a quick benchmark; 0 as ``count``.
     :ivar once: the outcome does not depend on the machine's mood: the first repeat is enough.
     :ivar one_worker: in one worker process, however many serve a system best.
     """
@@ -34,6 +35,7 @@ class Cell:
     workload: Workload = field(default_factory=Workload)
     distance_s: float = 0.0
     count: int = 0
+    quick_count: int = 0
     once: bool = False
     one_worker: bool = False
 
@@ -52,7 +54,7 @@ def _runs(in_flight: int, latency_s: float = 0.0, distance_s: float = 0.0) -> Ce
     )
 
 
-def _size(steps: int, count: int) -> Cell:
+def _size(steps: int, count: int, *, quick_count: int = 0) -> Cell:
     return Cell(
         name=f"size{steps}",
         kind="size",
@@ -60,6 +62,7 @@ def _size(steps: int, count: int) -> Cell:
         in_flight=16,
         workload=Workload(steps=steps),
         count=count,
+        quick_count=quick_count,
         once=True,
     )
 
@@ -82,6 +85,7 @@ START: Final = Cell(
     title="insert → first model call",
     in_flight=16,
     count=40,
+    quick_count=15,
     one_worker=True,
 )
 RECOVERY: Final = Cell(
@@ -99,7 +103,7 @@ CELLS: Final = (
     *(_runs(in_flight, MODEL_S) for in_flight in (1, 16, 64, 256)),
     *(_runs(in_flight, MODEL_S, DISTANCE_S) for in_flight in (1, 64)),
     START,
-    _size(8, 200),
+    _size(8, 1000, quick_count=100),
     _size(25, 60),
     _size(100, 16),
     _memory(256),

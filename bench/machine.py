@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 import statistics
@@ -13,6 +14,7 @@ import psycopg
 
 TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 PROBES: Final = 40
+SLEEPS: Final = 15
 
 
 def commit_latency_ms(connection: psycopg.Connection) -> float:
@@ -34,6 +36,40 @@ def cpu_s(pid: int, *, reaped: bool = True) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return sum(int(fields[index]) for index in ((11, 12, 13, 14) if reaped else (11, 12))) / TICKS_PER_S
+
+
+def busy_s() -> float:
+    """CPU seconds that this machine has spent on anything so far, all cores together; what a hypervisor took, too."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = (int(field) for field in fields[:8])
+    return (user + nice + system + irq + softirq + steal) / TICKS_PER_S
+
+
+class Others:
+    """How busy other programs keep this machine: all that is neither this process nor a descendant of it."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._before = self._spent_s()
+
+    @property
+    def share(self) -> float:
+        """Of all its cores, since this was made."""
+        cores = len(os.sched_getaffinity(0))
+        return max(0.0, (self._spent_s() - self._before) / cores / (time.monotonic() - self._began))
+
+    def _spent_s(self) -> float:
+        return busy_s() - family_cpu_s(os.getpid())
+
+
+async def sleep_ms(seconds: float) -> float:
+    """The p50 of what ``asyncio.sleep`` takes: timers of an event loop are a millisecond late."""
+    took: list[float] = []
+    for _ in range(SLEEPS):
+        began = time.perf_counter()
+        await asyncio.sleep(seconds)
+        took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
 
 
 def parents() -> dict[int, int]:
@@ -100,5 +136,4 @@ def facts() -> dict[str, object]:
         "memory_gib": round(memory_kib / 1024 / 1024, 1),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "load": [round(value, 2) for value in os.getloadavg()],
     }

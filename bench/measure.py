@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import statistics
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from bench.cells import Cell
 from bench.delay import Delay
-from bench.machine import family_cpu_s, memory_mib
+from bench.machine import Others, family_cpu_s, memory_mib, sleep_ms
 from bench.place import Place
 from bench.processes import Host, HostFailed, running
 from bench.systems import Order, System
@@ -55,6 +54,7 @@ class Setting:
 
     :ivar processes: worker processes; None as many as serve the system best.
     :ivar seconds: about how long a measurement shall last.
+    :ivar quick: as few runs as say something.
     """
 
     place: Place
@@ -64,6 +64,12 @@ class Setting:
     folder: Path
     seconds: float
     processes: int | None = None
+    quick: bool = False
+
+    @property
+    def count(self) -> int:
+        """Runs to measure; 0 as many as fit into ``seconds``."""
+        return (self.quick and self.cell.quick_count) or self.cell.count
 
 
 class Workers:
@@ -139,9 +145,9 @@ async def measure(setting: Setting) -> Values:
     await setting.system.open(setting.place)
     try:
         await setting.system.empty(setting.place)
-        commit_ms, load = setting.place.commit_ms(), os.getloadavg()[0]
+        commit_ms, others = setting.place.commit_ms(), Others()
         values = await kinds[setting.cell.kind](setting)
-        return {**values, "commit_ms": commit_ms, "load_before": load}
+        return {**values, "commit_ms": commit_ms, "others": others.share}
     finally:
         await setting.system.close(setting.place)
 
@@ -204,11 +210,13 @@ def _cost(setting: Setting, hosts: Sequence[Host]) -> Values:
 async def _runs(setting: Setting) -> Values:
     """Throughput, latency, and what a run costs."""
     cell = setting.cell
+    alone = cell.in_flight == 1 and cell.workload.latency_s > 0
+    model_ms = await sleep_ms(cell.workload.latency_s) if alone else 0.0
     async with _workers(setting) as workers:
         warm = await workers.do(workers.take(max(LEAST_WARM_UP, min(cell.in_flight, WARM_UP))))
         rate = len(warm) / (max(end.ended for end in warm) - min(end.started for end in warm))
         least = 2 * cell.in_flight if cell.in_flight > 1 else 8
-        count = cell.count or min(MOST_RUNS, max(least, round(setting.seconds * rate)))
+        count = setting.count or min(MOST_RUNS, max(least, round(setting.seconds * rate)))
         before = _cost(setting, workers.hosts)
         ends = await workers.do(workers.take(count))
         after = _cost(setting, workers.hosts)
@@ -224,9 +232,10 @@ async def _runs(setting: Setting) -> Values:
         "processes": float(len(workers.hosts)),
         **{name: (after[name] - before[name]) / len(ends) for name in before},
     }
-    model_ms = 1000 * cell.workload.latency_s * cell.workload.steps
-    if model_ms and cell.in_flight == 1:
-        values["overhead"] = values["latency_p50_ms"] / model_ms
+    if alone:
+        values["overhead"] = values["latency_p50_ms"] / (1000 * cell.workload.latency_s * cell.workload.steps)
+        values["model_ms"] = model_ms
+        values["overhead_of_sleeps"] = values["latency_p50_ms"] / (model_ms * cell.workload.steps)
     return values
 
 
@@ -237,7 +246,7 @@ async def _start(setting: Setting) -> Values:
     began: dict[int, float] = {}
     async with _workers(setting, trace=trace) as workers:
         await workers.do(workers.take(3))
-        for _ in range(setting.cell.count):
+        for _ in range(setting.count):
             batch = workers.take(1)
             if setting.system.queue:
                 began[batch.start] = await workers.give(batch)
@@ -274,12 +283,12 @@ async def _size(setting: Setting) -> Values:
     empty = setting.place.stored_bytes(database)
     async with _workers(setting) as workers:
         wal = setting.place.wal_bytes()
-        await workers.do(workers.take(setting.cell.count))
+        await workers.do(workers.take(setting.count))
         wal = setting.place.wal_bytes() - wal
     stored = setting.place.stored_bytes(database) - empty
     return {
-        "stored_kib": stored / 1024 / setting.cell.count,
-        "wal_kib": wal / 1024 / setting.cell.count,
+        "stored_kib": stored / 1024 / setting.count,
+        "wal_kib": wal / 1024 / setting.count,
     }
 
 

@@ -16,8 +16,8 @@ from bench.systems import PEERS, load
 
 OURS: Final = "runhold"
 
-BUSY_LOAD: Final = 0.5
-"""Processes that ran in the minute before; an idle machine has next to none."""
+BUSY_SHARE: Final = 0.05
+"""Of the machine's cores, taken by other programs in the worst tenth of the cells: more, and the numbers say little."""
 
 
 @dataclass
@@ -107,9 +107,10 @@ TABLES: Final = (
     ),
     Table(
         title="One run alone",
-        text="Its latency (p50) ÷ the model's own time.",
+        text="Its latency (p50) ÷ the model's own time: 8 times 20 ms, and what eight such sleeps took on this "
+        "machine.",
         cells=["runs1-20ms", "runs1-20ms-far"],
-        values=[("overhead", "{}")],
+        values=[("overhead", "{}"), ("overhead_of_sleeps", "÷ eight sleeps")],
     ),
     Table(
         title="Insert → first model call, ms",
@@ -177,8 +178,7 @@ def markdown(results: Results) -> str:
         "What is measured and how: [the guide](../../docs/guides/benchmark.md). The last column is Runhold ÷ the best "
         "peer, the median of each repeat's own ratio.",
     ]
-    if _was_busy(results):
-        parts.append("**Other programs kept this machine busy meanwhile: these numbers are provisional.**")
+    parts += _others(results)
     for table in TABLES:
         parts += _table(results, table)
     parts += _commits(results)
@@ -186,10 +186,17 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _was_busy(results: Results) -> bool:
-    """Whether somebody else worked here before the first cell."""
-    load_before = results.machine.get("load")
-    return isinstance(load_before, list) and float(str(load_before[0])) > BUSY_LOAD
+def _others(results: Results) -> list[str]:
+    """How much of the machine other programs had while it measured."""
+    shares = sorted(each.values["others"] for each in results.outcomes if "others" in each.values)
+    if not shares:
+        return []
+    bad = shares[int(0.9 * (len(shares) - 1))]
+    verdict = " **That is much: these numbers are provisional.**" if bad > BUSY_SHARE else ""
+    return [
+        f"Other programs had {statistics.median(shares):.1%} of this machine's processors meanwhile (median of all "
+        f"measurements; {bad:.1%} in the worst tenth).{verdict}"
+    ]
 
 
 def _row(cells: Sequence[str]) -> str:

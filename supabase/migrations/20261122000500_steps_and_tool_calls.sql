@@ -8,16 +8,18 @@ create table public.agent_steps (
   definition_id uuid not null references public.agent_definitions,
   message jsonb not null check (jsonb_typeof(message) = 'object'),
   injected jsonb check (injected is null or jsonb_typeof(injected) = 'array'),
-  request_params jsonb,
   finish_reason text,
   input_tokens integer not null check (input_tokens >= 0),
   output_tokens integer not null check (output_tokens >= 0),
   cached_tokens integer not null default 0 check (cached_tokens >= 0),
   usage_estimated boolean not null default false,
+  streamed boolean not null default false,
   cost_usd numeric(14, 6) not null default 0 check (cost_usd >= 0),
   latency_ms integer,
   attempt integer not null,
   worker_id uuid,
+  max_output_tokens bigint,
+  landing text,
   created_at timestamptz not null default now(),
   primary key (execution_id, step_number)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05);
@@ -25,7 +27,9 @@ create table public.agent_steps (
 comment on table public.agent_steps is 'One decision of the model, append-only.';
 comment on column public.agent_steps.message is 'The assistant''s message as the provider returned it.';
 comment on column public.agent_steps.injected is 'Messages that the loop added before this call: nudges, validation errors, what people said.';
-comment on column public.agent_steps.request_params is 'What else was in the request: bounds that depend on what was left.';
+comment on column public.agent_steps.streamed is 'The request asked for a stream.';
+comment on column public.agent_steps.max_output_tokens is 'The bound in the request: it follows from what was left of the limits then.';
+comment on column public.agent_steps.landing is 'The limit that was nearly used up, if this request was the run''s last, without tools.';
 
 create table public.agent_tool_calls (
   id uuid primary key default gen_random_uuid(),

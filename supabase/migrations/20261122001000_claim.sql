@@ -35,7 +35,8 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
       'step_number', s.step_number, 'definition_id', s.definition_id, 'message', s.message,
-      'injected', coalesce(s.injected, '[]'), 'request_params', coalesce(s.request_params, '{}'), 'finish_reason', s.finish_reason,
+      'injected', coalesce(s.injected, '[]'), 'max_output_tokens', s.max_output_tokens, 'streamed', s.streamed, 'landing', s.landing,
+      'finish_reason', s.finish_reason,
       'input_tokens', s.input_tokens, 'output_tokens', s.output_tokens, 'cached_tokens', s.cached_tokens,
       'usage_estimated', s.usage_estimated, 'cost_usd', s.cost_usd, 'latency_ms', s.latency_ms) order by s.step_number), '[]')
     from public.agent_steps s where s.execution_id = p_execution_id);

@@ -7,15 +7,16 @@ declare
   v_now timestamptz := runhold.now();
 begin
   insert into public.agent_steps (
-    execution_id, step_number, user_id, definition_id, message, injected, request_params, finish_reason, input_tokens,
-    output_tokens, cached_tokens, usage_estimated, cost_usd, latency_ms, attempt, worker_id, created_at)
-  select e.execution_id, s.step_number, e.user_id, s.definition_id, s.message, nullif(s.injected, '[]'), nullif(s.request_params, '{}'),
-         s.finish_reason, s.input_tokens, s.output_tokens, coalesce(s.cached_tokens, 0), coalesce(s.usage_estimated, false),
-         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, p_worker_id, v_now
+    execution_id, step_number, user_id, definition_id, message, injected, finish_reason, input_tokens, output_tokens,
+    cached_tokens, usage_estimated, streamed, cost_usd, latency_ms, attempt, worker_id, max_output_tokens, landing, created_at)
+  select e.execution_id, s.step_number, e.user_id, s.definition_id, s.message, nullif(s.injected, '[]'), s.finish_reason,
+         s.input_tokens, s.output_tokens, coalesce(s.cached_tokens, 0), coalesce(s.usage_estimated, false), coalesce(s.streamed, false),
+         coalesce(s.cost_usd, 0), s.latency_ms, e.attempt, p_worker_id, s.max_output_tokens, s.landing, v_now
   from unnest(p_entries) e
   cross join lateral jsonb_to_recordset(e.body -> 'steps') s(
-    step_number integer, definition_id uuid, message jsonb, injected jsonb, request_params jsonb, finish_reason text,
-    input_tokens integer, output_tokens integer, cached_tokens integer, usage_estimated boolean, cost_usd numeric, latency_ms integer)
+    step_number integer, definition_id uuid, message jsonb, injected jsonb, finish_reason text, input_tokens integer,
+    output_tokens integer, cached_tokens integer, usage_estimated boolean, streamed boolean, cost_usd numeric, latency_ms integer,
+    max_output_tokens bigint, landing text)
   where e.verdict in ('ok', 'stop', 'late');
 end;
 $$;

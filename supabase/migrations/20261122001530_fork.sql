@@ -9,10 +9,10 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   insert into public.agent_steps (
-    execution_id, step_number, user_id, definition_id, message, injected, request_params, finish_reason, input_tokens,
-    output_tokens, cached_tokens, usage_estimated, cost_usd, latency_ms, attempt, worker_id, created_at)
-  select p_fork_id, s.step_number, s.user_id, s.definition_id, s.message, s.injected, s.request_params, s.finish_reason, s.input_tokens,
-         s.output_tokens, s.cached_tokens, s.usage_estimated, 0, s.latency_ms, s.attempt, s.worker_id, s.created_at
+    execution_id, step_number, user_id, definition_id, message, injected, finish_reason, input_tokens, output_tokens,
+    cached_tokens, usage_estimated, streamed, cost_usd, latency_ms, attempt, worker_id, max_output_tokens, landing, created_at)
+  select p_fork_id, s.step_number, s.user_id, s.definition_id, s.message, s.injected, s.finish_reason, s.input_tokens, s.output_tokens,
+         s.cached_tokens, s.usage_estimated, s.streamed, 0, s.latency_ms, s.attempt, s.worker_id, s.max_output_tokens, s.landing, s.created_at
   from public.agent_steps s where s.execution_id = p_source_id and s.step_number <= p_steps;
 
   insert into public.agent_tool_calls (

@@ -262,11 +262,8 @@ def test_claim_gives_all_that_is_needed_to_go_on(world: World) -> None:
     assert again["state"] == {"seen": None}
     assert (again["active_ms"], again["cost_usd"], again["cancel_requested"]) == (700, 0.25, False)
     (s,) = again["steps"]
-    assert (s["step_number"], s["injected"], s["request_params"]) == (
-        1,
-        [{"role": "user", "content": "x"}],
-        {},
-    )
+    assert (s["step_number"], s["injected"]) == (1, [{"role": "user", "content": "x"}])
+    assert (s["max_output_tokens"], s["streamed"], s["landing"]) == (None, False, None)
     cut, whole, waiting = again["calls"]
     assert (cut["position"], cut["output"], cut["shown"]) == (0, None, "very…")
     assert (whole["output"], whole["input"]) == (output, {"q": None})

@@ -27,7 +27,9 @@ def three_steps(world: World, worker: Worker, user: str, **columns: Any) -> Row:
                     cost_usd=0.25,
                     cached_tokens=3,
                     injected=[{"role": "user", "content": f"said {number}"}],
-                    request_params={"n": number},
+                    max_output_tokens=100 + number,
+                    streamed=True,
+                    landing="max_steps",
                 )
             ],
             calls=[

@@ -64,7 +64,7 @@ def test_nothing_inside_json_is_lost(world: World) -> None:
     run = world.running(worker, user)
     worker.record(
         run,
-        steps=[step(1, worker.definition, message=value, injected=[value], request_params=value)],
+        steps=[step(1, worker.definition, message=value, injected=[value])],
         calls=[
             call(1, 0, "look", "read", "succeeded", input=value, output=value),
             call(1, 1, "look", "read", "running", input=value),
@@ -73,7 +73,7 @@ def test_nothing_inside_json_is_lost(world: World) -> None:
     )
     worker.record(run, results=[result(1, 1, output=value)])
     (stored,) = world.sql("select * from agent_steps")
-    assert (stored["message"], stored["injected"], stored["request_params"]) == (value, [value], value)
+    assert (stored["message"], stored["injected"]) == (value, [value])
     for one in world.calls(run["id"]):
         assert (one["tool_input"], one["tool_output"]) == (value, value)
     assert world.run(run["id"])["state"] == value
@@ -89,7 +89,9 @@ def test_null_is_as_good_as_absent(world: World) -> None:
         ("steps", "calls", "reviews", "starts", "results", "state", "active_ms", "transition")
     )
     assert worker.record(run, **nothing)["verdict"] == "ok"
-    lonely = dict.fromkeys(("injected", "request_params", "cached_tokens", "cost_usd", "delivered"))
+    lonely = dict.fromkeys(
+        ("injected", "max_output_tokens", "streamed", "landing", "cached_tokens", "cost_usd", "delivered")
+    )
     verdict = worker.record(
         run,
         steps=[{**step(1, worker.definition), **lonely}],

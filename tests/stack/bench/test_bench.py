@@ -47,4 +47,5 @@ async def test_runhold_is_measured_and_everything_ends() -> None:
     assert values["latency_p95_ms"] >= values["latency_p50_ms"] > 1000 * DISTANCE_S  # one round trip at least
     for cost in ("client_cpu_ms", "api_cpu_ms", "postgres_cpu_ms", "wal_kib", "commit_ms"):
         assert values[cost] > 0, cost
+    assert values["others"] >= 0
     assert set(family(os.getpid())) <= before

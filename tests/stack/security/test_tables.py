@@ -83,8 +83,9 @@ TABLES = {
         },
     ),
     "agent_steps": Table(
-        columns="execution_id step_number user_id definition_id message injected request_params finish_reason"
-        " input_tokens output_tokens cached_tokens usage_estimated cost_usd latency_ms attempt worker_id created_at",
+        columns="execution_id step_number user_id definition_id message injected finish_reason input_tokens"
+        " output_tokens cached_tokens usage_estimated streamed cost_usd latency_ms attempt worker_id max_output_tokens landing"
+        " created_at",
         sees=of_owners(),
     ),
     "agent_tool_calls": Table(

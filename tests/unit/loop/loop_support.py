@@ -718,5 +718,4 @@ def _stored_step(step: Step) -> Step:
         step,
         message=through_jsonb(step.message),
         injected=through_jsonb(list(step.injected)),
-        request_params=through_jsonb(step.request_params),
     )

@@ -131,7 +131,7 @@ def test_any_values_render_the_same_after_jsonb(data: dict[str, Any], output: An
         output=output,
         edited=True,
     )
-    fresh = build_request(definition, data, [step], [call], [], {"max_completion_tokens": 5})
+    fresh = build_request(definition, data, [step], [call], [], max_output_tokens=5)
     again = build_request(
         replace(
             definition, params=through_jsonb(definition.params), tools=through_jsonb(list(definition.tools))
@@ -140,14 +140,14 @@ def test_any_values_render_the_same_after_jsonb(data: dict[str, Any], output: An
         [replace(step, message=through_jsonb(message))],
         [replace(call, input=through_jsonb(data), output=through_jsonb(output))],
         [],
-        through_jsonb({"max_completion_tokens": 5}),
+        max_output_tokens=5,
     )
     assert dumped(fresh) == dumped(again)
     assert_well_formed(fresh)
 
 
 def test_structured_output_keeps_the_order_of_its_fields() -> None:
-    request = build_request(definition_of(agent()), {}, [], [], [], {})
+    request = build_request(definition_of(agent()), {}, [], [], [], max_output_tokens=None)
     schema = request["response_format"]["json_schema"]["schema"]
     assert list(schema["properties"]) == ["thoughts", "answer"]
 
@@ -195,13 +195,13 @@ def step(number: int, *asked: str, definition: int = 1, input_tokens: int = 100)
 
 @pytest.mark.parametrize("rows", [[], [call("succeeded", output="x", position=1)], [call("running")]])
 def test_no_tool_call_is_left_dangling(rows: Sequence[ToolCall]) -> None:
-    request = build_request(definition_of(agent()), {}, [step(1, "a", "b")], rows, [], {})
+    request = build_request(definition_of(agent()), {}, [step(1, "a", "b")], rows, [], max_output_tokens=None)
     assert_well_formed(request)
     assert "Error" in str(request["messages"][-2:])
 
 
 def test_an_empty_list_of_tool_calls_is_not_sent_back() -> None:
-    request = build_request(definition_of(agent()), {}, [step(1)], [], [], {})
+    request = build_request(definition_of(agent()), {}, [step(1)], [], [], max_output_tokens=None)
     assert request["messages"][-1] == {"content": "hm", "role": "assistant"}
 
 

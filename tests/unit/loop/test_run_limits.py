@@ -234,14 +234,14 @@ class TestLanding:
         assert "tools" not in model.requests[-1]
         assert "tools" in model.requests[-2]
         assert "last message" in model.last_messages[-1]["content"]
-        assert row.steps[-1].request_params["landing"] == "max_steps"
+        assert row.steps[-1].landing == "max_steps"
 
     async def test_at_nine_tenths_of_the_tokens(self) -> None:
         row = Row()
         model = ScriptedModel(*searching(1, usage=(1900, 100)), says("Partly."))
         await work(row, agent(max_tokens=4500, on_limit="land"), model)
         assert row.result == {"partial": True, "text": "Partly."}
-        assert row.steps[-1].request_params["landing"] == "max_tokens"
+        assert row.steps[-1].landing == "max_tokens"
 
     async def test_the_call_before_leaves_room_for_it(self) -> None:
         model = ScriptedModel(*searching(1, usage=(900, 500)), says("Partly."))

@@ -25,8 +25,8 @@ PAGE_ROWS: Final = 500
 TIMEOUT_S: Final = 30.0
 
 _STEPS: Final = (
-    "step_number, definition_id, message, injected, request_params, finish_reason, input_tokens, output_tokens, "
-    "cached_tokens, usage_estimated, cost_usd, latency_ms"
+    "step_number, definition_id, message, injected, max_output_tokens, streamed, landing, finish_reason, input_tokens, "
+    "output_tokens, cached_tokens, usage_estimated, cost_usd, latency_ms"
 )
 _CALLS: Final = (
     "step_number, position, call_id, tool_name, input:tool_input, effect, status, output:tool_output, shown, error, "

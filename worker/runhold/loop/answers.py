@@ -8,7 +8,6 @@ from typing import Final, cast
 
 from runhold.agents import Agent, InvalidData
 from runhold.loop.canonical import clean, clean_text
-from runhold.loop.conversation import LANDING
 from runhold.loop.endings import ErrorCode
 from runhold.loop.ports import Json, JsonObject, Step
 
@@ -39,7 +38,7 @@ class UnusableAnswer:
 def read_answer(agent: Agent, step: Step) -> FinalAnswer | UnusableAnswer:
     """What ``step``, a message without tool calls (or a landing), says. A pure function of the log."""
     text, refusal = content_text(step), step.message.get("refusal")
-    if step.request_params.get(LANDING):
+    if step.landing is not None:
         return (
             FinalAnswer({"partial": True, "text": text})
             if text
@@ -61,7 +60,7 @@ def read_answer(agent: Agent, step: Step) -> FinalAnswer | UnusableAnswer:
 
 def final_answer(agent: Agent, step: Step) -> FinalAnswer | None:
     """The result that ``step`` gives, if it does."""
-    if step.message.get("tool_calls") and LANDING not in step.request_params:
+    if step.message.get("tool_calls") and step.landing is None:
         return None
     answer = read_answer(agent, step)
     return answer if isinstance(answer, FinalAnswer) else None

@@ -11,7 +11,7 @@ from msgspec import Struct
 from runhold.agents import Limits
 from runhold.errors import ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.canonical import clean, clean_text
-from runhold.loop.conversation import LANDING, STREAM, Conversation, estimate_tokens
+from runhold.loop.conversation import Conversation, estimate_tokens, output_bound
 from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, failed
 from runhold.loop.guard import Allowance, Guard
@@ -62,8 +62,6 @@ class Asker:
         self._clock = clock
         self._cost = cost
         self._progress = progress
-        # servers that only know the older name get the bound under it
-        self._bound = "max_tokens" if "max_tokens" in definition.params else "max_completion_tokens"
 
     def allowance(self, injected: Injected) -> Allowance:
         """What the call may use.
@@ -71,20 +69,21 @@ class Asker:
         :raises Ending: a limit leaves no room for it.
         """
         input_tokens = self._conversation.estimate_input_tokens(injected.messages)
-        return self._guard.allow_model_call(input_tokens, self._definition.params.get(self._bound))
+        return self._guard.allow_model_call(
+            input_tokens, self._definition.params.get(output_bound(self._definition))
+        )
 
     async def ask(self, injected: Injected, allowance: Allowance) -> Step:
         """The next step, not yet in the log.
 
         :raises Ending: the model gives none, or the run must not wait for it any more.
         """
-        params: JsonObject = {self._bound: allowance.max_output_tokens}
-        if allowance.landing is not None:
-            params[LANDING] = allowance.landing
         on_text = self._on_text()
-        if on_text is not None:
-            params[STREAM] = True
-        body = self._conversation.request(injected.messages, params)
+        body = self._conversation.request(
+            injected.messages,
+            max_output_tokens=allowance.max_output_tokens,
+            landing=allowance.landing is not None,
+        )
         self._journal.owes = allowance.is_reserved
         began = self._clock.monotonic()
         reply = await self._reply(body, allowance, on_text)
@@ -98,7 +97,9 @@ class Asker:
             definition_id=self._definition.id,
             message=message,
             injected=injected.messages,
-            request_params=params,
+            max_output_tokens=allowance.max_output_tokens,
+            streamed=on_text is not None,
+            landing=allowance.landing,
             finish_reason=reply.finish_reason,
             usage=usage,
             cost_usd=float(self._cost.of(usage) or 0),

@@ -25,15 +25,8 @@ from runhold.loop.ports import Definition, Json, JsonObject, Step, ToolCall
 BYTES_PER_TOKEN: Final = 3
 """For estimates. Real tokenizers average about 4 in English, 3 elsewhere: the estimate errs on the dear side."""
 
-LANDING: Final = "landing"
-"""A member of ``Step.request_params`` that is not sent: the call was the last, without tools."""
-
-STREAM: Final = "stream"
-"""A member of ``Step.request_params`` that is not part of the body here: the client asked for a stream, because
-somebody might watch. It puts what that takes into the bytes (``runhold.models.request.encode``)."""
-
 _NOT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_-]")
-_TOOL_PARAMS: Final = ("tools", "tool_choice", "parallel_tool_calls")
+_NOT_WHEN_LANDING: Final = ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 
 
 def build_request(
@@ -42,14 +35,17 @@ def build_request(
     steps: Sequence[Step],
     calls: Iterable[ToolCall],
     injected: Sequence[JsonObject],
-    request_params: JsonObject,
+    *,
+    max_output_tokens: int | None,
+    landing: bool = False,
 ) -> JsonObject:
     """The body of the request that follows ``steps``.
 
     :param definition: what the agent is (or was) at the step to be decided.
     :param steps: all steps before it, in order; ``calls`` are theirs.
     :param injected: what the loop adds before it (``Step.injected``).
-    :param request_params: ``Step.request_params``: all that can't be told from the rows.
+    :param max_output_tokens: the bound that it gives (``Step.max_output_tokens``).
+    :param landing: whether it is the run's last, without tools.
     """
     conversation = Conversation(definition, input)
     by_step: dict[int, list[ToolCall]] = {}
@@ -57,7 +53,7 @@ def build_request(
         by_step.setdefault(call.step_number, []).append(call)
     for step in steps:
         conversation.add(step, by_step.get(step.step_number, ()))
-    return conversation.request(injected, request_params)
+    return conversation.request(injected, max_output_tokens=max_output_tokens, landing=landing)
 
 
 class Conversation:
@@ -91,12 +87,15 @@ class Conversation:
         for message in _tool_messages(step.message, calls):
             self._say(message)
 
-    def request(self, injected: Sequence[JsonObject], request_params: JsonObject) -> JsonObject:
+    def request(
+        self, injected: Sequence[JsonObject], *, max_output_tokens: int | None, landing: bool = False
+    ) -> JsonObject:
         """The body of the next request. It shares its parts with this conversation: don't change it."""
-        members = {**self._frame.members, **request_params}
-        members.pop(STREAM, None)
-        if members.pop(LANDING, False):
-            for name in (*_TOOL_PARAMS, "response_format"):
+        members = dict(self._frame.members)
+        if max_output_tokens is not None:
+            members[output_bound(self._definition)] = max_output_tokens
+        if landing:
+            for name in _NOT_WHEN_LANDING:
                 members.pop(name, None)
         members["messages"] = [*self._messages, *(canonical(message) for message in injected)]
         return {name: members[name] for name in sorted(members)}
@@ -118,6 +117,11 @@ class Conversation:
         text = canonical_bytes(message)
         self._messages.append(json_value(text))
         self.size += len(text)
+
+
+def output_bound(definition: Definition) -> str:
+    """The member that bounds a request's output: servers that only know the older name get it under that."""
+    return "max_tokens" if "max_tokens" in definition.params else "max_completion_tokens"
 
 
 def estimate_tokens(value: Json) -> int:

@@ -102,7 +102,9 @@ class Step(Struct, frozen=True, kw_only=True):
     definition_id: UUID
     message: JsonObject
     injected: Sequence[JsonObject] = ()
-    request_params: JsonObject = field(default_factory=dict[str, Any])
+    max_output_tokens: int | None = None  # the bound in its request: what was left then
+    streamed: bool = False  # the client asked for a stream, because somebody might watch
+    landing: str | None = None  # the limit that made it the last one, asked without tools
     finish_reason: str | None = None
     usage: Usage
     cost_usd: float = 0.0

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from runhold.loop.conversation import STREAM, build_request
+from runhold.loop.conversation import build_request
 from runhold.loop.ports import Definition, JsonObject, Step, ToolCall
 
 
@@ -52,5 +52,13 @@ def rebuild_request(run: RecordedRun, step_number: int) -> SentRequest:
         raise LookupError(f"there is no step {step_number} among {len(run.steps)}")
     calls = [call for call in run.calls if call.step_number < step_number]
     definition = run.definitions[step.definition_id]
-    body = build_request(definition, run.input, before, calls, step.injected, step.request_params)
-    return SentRequest(body=body, stream=bool(step.request_params.get(STREAM)))
+    body = build_request(
+        definition,
+        run.input,
+        before,
+        calls,
+        step.injected,
+        max_output_tokens=step.max_output_tokens,
+        landing=step.landing is not None,
+    )
+    return SentRequest(body=body, stream=step.streamed)

@@ -26,7 +26,7 @@ from runhold.loop.ask import Asker
 from runhold.loop.calls import CallRunner
 from runhold.loop.clock import SystemClock
 from runhold.loop.contexts import Contexts
-from runhold.loop.conversation import LANDING, Conversation
+from runhold.loop.conversation import Conversation
 from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, Fenced, Outcome, completed, failed, released
 from runhold.loop.finish import finish, internal_error
@@ -181,7 +181,7 @@ class _Turns:
         answer = final_answer(self._agent, steps[-1]) if steps else None
         if answer is None:
             return
-        landed = LANDING in steps[-1].request_params
+        landed = steps[-1].landing is not None
         if landed or not self._journal.inbox:
             raise completed(answer.result, final=landed)
 
