@@ -11,14 +11,15 @@ BENCH_READY := bench/.venv/.setup-done
 JS_LOCK := $(wildcard tests/js/package-lock.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-polling soak bench bench-quick lint format clean
+.PHONY: help setup demo dev test test-polling soak bench bench-quick bench-scale lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
 	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
-	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 4 minutes"
+	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 3 minutes"
+	@echo "make bench-scale   what must stay fast with a million runs in the history and in each queue"
 	@echo "make dev      the local stack with the example's worker, until Ctrl-C"
 	@echo "make lint     ruff and pyright"
 	@echo "make format   let ruff format"
@@ -65,6 +66,9 @@ bench: $(READY) $(BENCH_READY)
 
 bench-quick: $(READY) $(BENCH_READY)
 	@$(BIN)/python -m bench --quick $(ARGS)
+
+bench-scale: $(READY)
+	@$(BIN)/python -m bench.scale $(ARGS)
 
 $(BENCH_READY): bench/requirements.txt | $(READY)
 	@echo "Installing the peers …"

@@ -54,7 +54,7 @@ def _runs(in_flight: int, latency_s: float = 0.0, distance_s: float = 0.0) -> Ce
     )
 
 
-def _size(steps: int, count: int, *, quick_count: int = 0) -> Cell:
+def _size(steps: int, count: int) -> Cell:
     return Cell(
         name=f"size{steps}",
         kind="size",
@@ -62,7 +62,6 @@ def _size(steps: int, count: int, *, quick_count: int = 0) -> Cell:
         in_flight=16,
         workload=Workload(steps=steps),
         count=count,
-        quick_count=quick_count,
         once=True,
     )
 
@@ -103,12 +102,12 @@ CELLS: Final = (
     *(_runs(in_flight, MODEL_S) for in_flight in (1, 16, 64, 256)),
     *(_runs(in_flight, MODEL_S, DISTANCE_S) for in_flight in (1, 64)),
     START,
-    _size(8, 1000, quick_count=100),
-    _size(25, 60),
-    _size(100, 16),
+    _size(8, 1000),
+    _size(25, 300),
+    _size(100, 100),
     _memory(256),
     _memory(1000),
     RECOVERY,
 )
 
-QUICK: Final = ("runs1-20ms", "runs64", "runs64-20ms", "start", "size8")
+QUICK: Final = ("runs1-20ms", "runs64", "runs64-20ms", "start")

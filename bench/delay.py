@@ -11,7 +11,9 @@ CHUNK_BYTES = 256 * 1024
 
 
 class Delay:
-    """Relays loopback connections to a server; each direction takes half of ``round_trip_s`` more.
+    """Relays loopback connections to a server; what is sent to it takes ``round_trip_s`` more.
+
+    All of it in one direction: an event loop's timers are whole milliseconds, rounded up, so halves would add up to more.
 
     What is sent is not slowed down: bytes that follow each other arrive so, too, as on a long wire.
 
@@ -21,7 +23,7 @@ class Delay:
     def __init__(self, host: str, port: int, round_trip_s: float) -> None:
         self.port = 0
         self._target = (host, port)
-        self._one_way_s = round_trip_s / 2
+        self._round_trip_s = round_trip_s
         self._relays: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -43,13 +45,15 @@ class Delay:
         self._relays.add(task)
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._target, limit=CHUNK_BYTES)
-            await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+            await asyncio.gather(
+                self._pump(reader, up_writer, self._round_trip_s), self._pump(up_reader, writer, 0)
+            )
         except (OSError, asyncio.CancelledError):  # nobody is there, or the delay ends
             writer.close()
         finally:
             self._relays.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
         """One direction: what is read now is written later, in order."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
@@ -68,8 +72,8 @@ class Delay:
         writing = asyncio.create_task(write())
         try:
             while data := await reader.read(CHUNK_BYTES):
-                waiting.put_nowait((loop.time() + self._one_way_s, data))
-            waiting.put_nowait((loop.time() + self._one_way_s, b""))
+                waiting.put_nowait((loop.time() + delay_s, data))
+            waiting.put_nowait((loop.time() + delay_s, b""))
             await writing
         except OSError:
             pass

@@ -55,8 +55,8 @@ class Others:
     @property
     def share(self) -> float:
         """Of all its cores, since this was made."""
-        cores = len(os.sched_getaffinity(0))
-        return max(0.0, (self._spent_s() - self._before) / cores / (time.monotonic() - self._began))
+        spent_s, seconds = self._spent_s() - self._before, time.monotonic() - self._began
+        return max(0.0, spent_s / (os.cpu_count() or 1) / seconds)
 
     def _spent_s(self) -> float:
         return busy_s() - family_cpu_s(os.getpid())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import statistics
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -32,8 +33,8 @@ LOOK_S: Final = 0.2
 STALLED_S: Final = 150.0
 """Without one more run completed for so long, a cell is given up: longer than any lease here."""
 
-APART_S: Final = 0.25
-"""Between single submissions, so that each finds an idle system."""
+APART_S: Final = (0.25, 0.75)
+"""Between single submissions, so that each finds an idle system; at random, so that no system's poll keeps step."""
 
 
 class End(NamedTuple):
@@ -254,7 +255,7 @@ async def _start(setting: Setting) -> Values:
             else:
                 (end,) = await workers.do(batch)
                 began[batch.start] = end.started
-            await asyncio.sleep(APART_S)
+            await asyncio.sleep(random.uniform(*APART_S))
     first = {run: at for run, step, at, _ in reversed(_calls(trace)) if step == 1}
     waits = sorted(1000 * (first[run] - at) for run, at in began.items())
     return {"start_p50_ms": statistics.median(waits), "start_p95_ms": waits[math.ceil(0.95 * len(waits)) - 1]}

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 
 from bench.machine import command, commit_latency_ms, cpu_s, family, family_cpu_s
+from runhold.local.control import erase
 from runhold.local.placement import place
 from runhold.local.stack import LocalStack, StackOptions
 
@@ -77,6 +78,7 @@ class Place:
         for connection in (self._connection, *self._kept.values()):
             connection.close()
         await self.stack.stop()
+        erase(self.folder / "stack")  # started by root, its database is in another place
 
     # ------------------------------------------------------------------------------------------- databases
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg.rows import scalar_row
+
+from bench.seed.statements import statements
 
 BATCH = 20_000
 """Runs per transaction: about 0.3 million rows, seconds."""
@@ -41,18 +41,11 @@ class Past:
     roll_up: bool = True
 
 
-def statements() -> dict[str, LiteralString]:
-    """The statements of ``rows.sql`` by name, each with its parameters as ``%(name)s``."""
-    text = (Path(__file__).parent / "rows.sql").read_text("utf-8")
-    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], cast("list[LiteralString]", parts[1::2]), strict=True))
-
-
 def seed(
     connection: psycopg.Connection[Any], past: Past, say: Callable[[str], None] = lambda _: None
 ) -> None:
     """Fill the database behind an autocommit ``connection``."""
-    sql = statements()
+    sql = statements("rows.sql")
     fixed = {
         "seed": past.seed,
         "users": past.users,

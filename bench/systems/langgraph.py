@@ -24,7 +24,10 @@ class LangGraph:
         "The state of the graph is saved after every node before the next begins (durability sync), with its "
         "history. No queue, no lease: a run goes on when somebody invokes its thread again."
     )
-    note = f"langgraph-checkpoint-postgres, AsyncPostgresSaver on a pool of {CONNECTIONS} connections, durability sync."
+    note = (
+        f"langgraph-checkpoint-postgres, durability sync, {CONNECTIONS} AsyncPostgresSavers on a pool of as many "
+        "connections: each of them serves one operation at a time."
+    )
     queue = False
     in_project = False
     recovery: Recovery = "invoke"
@@ -67,9 +70,9 @@ class LangGraph:
             order.address["database"], min_size=size, max_size=size, kwargs=options, open=False
         )
         async with pool:
-            graph = _graph(model, AsyncPostgresSaver(pool))
+            graphs = [_graph(model, AsyncPostgresSaver(pool)) for _ in range(size)]
             post.ready()
-            await do_batches(order, post, lambda run: _run(graph, order, run))
+            await do_batches(order, post, lambda run: _run(graphs[run // order.processes % size], order, run))
 
     async def submit(self, order: Order, post: Post) -> None:
         raise NotImplementedError("LangGraph has no queue")

@@ -70,11 +70,13 @@ class Runhold:
 
     async def work(self, order: Order, post: Post) -> None:
         from runhold.runtime.config import WorkerConfig
+        from runhold.runtime.garbage import pause_less
         from runhold.runtime.worker import run_worker
         from runhold.telemetry import configure_logging
 
         config = WorkerConfig.from_env(dict(order.address), capacity=order.in_flight, grace_s=0.0)
-        configure_logging(secrets=config.secrets)  # as `runhold worker` does
+        configure_logging(secrets=config.secrets)  # this and the next as `runhold worker` does
+        pause_less()
         logging.getLogger("runhold").addHandler(_WhenReady(post.ready))
         trace = None if order.trace is None else os.open(order.trace, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         model = ChatModel(Model(order.workload, trace=trace, on_hold=post.held))

@@ -161,19 +161,21 @@ begin
   insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
   select n.id, n.user_id, n.tenant_id, v_now,
          coalesce(v_actor.kind, case when v_actor.id = n.user_id then 'user' else 'reviewer' end), v_actor.id, e.kind,
-         runhold.compact(e.data)
+         e.data
   from old_runs o join new_runs n using (id)
   cross join lateral (
-    select runhold.status_event(o.status, n.status) as kind, jsonb_build_object(
-      'error', n.error,
-      'detail', case when runhold.is_final(n.status) and n.status <> 'completed' then n.error_detail end,
-      'attempt', case when n.status = 'running' then n.attempt end,
-      'wake_at', case when n.status = 'pending' then n.wake_at end,
-      'limits', case when o.status = 'failed' then n.limits end,
-      'reason', case when n.status = 'pending' then runhold.reason_of(n.id) end) as data
+    select runhold.status_event(o.status, n.status) as kind, case n.status
+      when 'running' then jsonb_build_object('attempt', n.attempt)
+      when 'completed' then '{}'
+      else runhold.compact(jsonb_build_object(
+        'error', n.error,
+        'detail', case when runhold.is_final(n.status) then n.error_detail end,
+        'wake_at', case when n.status = 'pending' then n.wake_at end,
+        'limits', case when o.status = 'failed' then n.limits end,
+        'reason', case when n.status = 'pending' then runhold.reason_of(n.id) end)) end as data
     where o.status <> n.status
     union all
-    select 'cancel_requested', jsonb_build_object('reason', runhold.reason_of(n.id))
+    select 'cancel_requested', runhold.compact(jsonb_build_object('reason', runhold.reason_of(n.id)))
     where o.cancel_requested_at is null and n.cancel_requested_at is not null) e;
   return null;
 end;

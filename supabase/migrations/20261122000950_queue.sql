@@ -144,15 +144,22 @@ declare
   v_look integer := greatest(100, 2 * p_n);  -- users, each time
   v_head runhold.queued_run[] := runhold.queue_head(p_type, v_window);
   v_last runhold.queued_run := v_head[v_window];
+  v_is_head_placed boolean := false;
   v_users uuid[];
 begin
-  runs := runhold.in_lanes(p_type, v_head, p_per_user);
   is_long := cardinality(v_head) = v_window;
-  -- what comes behind the head is later, so whoever waits since before its end can't be overtaken from there
+  runs := '{}';
   if not is_long or p_n <= (
-    select count(*) from unnest(runs) c
-    where c.priority > v_last.priority or (c.nth = 1 and c.waits_since <= v_last.created_at)) then
-    return;
+    -- as many as could be certain to come first
+    select count(distinct h.user_id) + count(*) filter (where h.priority > v_last.priority) from unnest(v_head) h) then
+    runs := runhold.in_lanes(p_type, v_head, p_per_user);
+    v_is_head_placed := true;
+    -- what comes behind the head is later, so whoever waits since before its end can't be overtaken from there
+    if not is_long or p_n <= (
+      select count(*) from unnest(runs) c
+      where c.priority > v_last.priority or (c.nth = 1 and c.waits_since <= v_last.created_at)) then
+      return;
+    end if;
   end if;
 
   v_users := runhold.queued_users(p_type,
@@ -160,10 +167,17 @@ begin
   if cardinality(v_users) < v_look then
     v_users := v_users || runhold.queued_users(p_type, c_first, v_look - cardinality(v_users));
   end if;
-  perform runhold.note_scan(p_type, v_users[cardinality(v_users)]);
+  if v_users <> '{}' then  -- others may have taken everything since we looked
+    perform runhold.note_scan(p_type, v_users[cardinality(v_users)]);
+  end if;
   v_users := array(select distinct u.id from unnest(v_users) u(id));
-  runs := runhold.in_lanes(p_type,
-    v_head || runhold.queued_runs_of(p_type, v_users, least(p_n, 1 + v_window / cardinality(v_users))), p_per_user);
+  -- of users who were looked at now, all their runs in one go, those of the head too: it is their number in the lane that counts
+  v_head := array(
+    select h from unnest(v_head) h
+    where not v_is_head_placed or h.user_id in (select u.id from unnest(v_users) u(id)));
+  runs := array(select c from unnest(runs) c where c.user_id not in (select u.id from unnest(v_users) u(id)))
+    || runhold.in_lanes(p_type,
+         v_head || runhold.queued_runs_of(p_type, v_users, least(p_n, 1 + v_window / greatest(cardinality(v_users), 1))), p_per_user);
 end;
 $$;
 

@@ -54,12 +54,28 @@ begin
 end;
 $$;
 
--- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings.
-create function runhold.passed_limit(p_execution public.agent_executions, p_body jsonb) returns jsonb
+create function runhold.has_calls(p_body jsonb) returns boolean
+language sql immutable parallel safe set search_path = ''
+return jsonb_array_length(coalesce(p_body -> 'calls', '[]')) > 0;
+
+-- Does a run with this entry mean to go on: to wait for a person, to start something, or to ask its model what to do with what
+-- its calls gave? (Reads that were quick come with their results.) Then it must be allowed to.
+create function runhold.means_to_go_on(p_body jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return case p_body -> 'transition' ->> 'to'
+    when 'awaiting_review' then true
+    else runhold.has_intents(p_body) or (p_body -> 'transition' ->> 'to' is null and runhold.has_calls(p_body)) end;
+end;
+$$;
+
+-- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings. p_type_limits: of its type.
+create function runhold.passed_limit(p_execution public.agent_executions, p_type_limits jsonb, p_body jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_limits jsonb := runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits);
+  v_limits jsonb := runhold.tighten(p_type_limits || coalesce(p_execution.allowance, '{}'), p_execution.limits);
   v_steps integer;
   v_tokens bigint;
   v_cost numeric;
@@ -86,16 +102,16 @@ end;
 $$;
 
 -- Why this run must not go on, if so: {"code", "detail"}.
-create function runhold.why_stop(p_execution public.agent_executions, p_body jsonb) returns jsonb
+create function runhold.why_stop(p_execution public.agent_executions, p_type_limits jsonb, p_body jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  if p_body -> 'transition' ->> 'to' is distinct from 'awaiting_review' and not runhold.has_intents(p_body) then
+  if not runhold.means_to_go_on(p_body) then
     return null;
   elsif p_execution.cancel_requested_at is not null then
     return '{"code": "CANCELLED"}';
   end if;
-  return runhold.passed_limit(p_execution, p_body);
+  return runhold.passed_limit(p_execution, p_type_limits, p_body);
 end;
 $$;
 
@@ -134,13 +150,16 @@ begin
       from jsonb_array_elements(p_entries) with ordinality a(e, nth)
     ), present as materialized (
       select x.* from public.agent_executions x where x.id = any (v_ids)
+    ), type as materialized (
+      select t.name, runhold.type_limits(t.name) as limits from (select distinct p.agent_type as name from present p) t
     ), first as materialized (
       select e.*, x::public.agent_executions as run,
              case when x.id is not null and not x.id = any (v_locked) then 'busy'
                   else runhold.first_verdict(p_worker_id, x::public.agent_executions, e.fence, e.seq) end as verdict
       from entry e left join present x on x.id = e.execution_id
     ), judged as materialized (
-      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, f.body) end as stop from first f
+      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, t.limits, f.body) end as stop
+      from first f left join type t on t.name = (f.run).agent_type
     )
     select (j.nth, j.execution_id, j.seq, j.body, case when j.stop is null then j.verdict else 'stop' end,
             j.stop ->> 'code', j.stop -> 'detail', (j.run).user_id, (j.run).attempt, (j.run).cancel_requested_at is not null,
@@ -175,10 +194,17 @@ begin
              where not exists (select from public.agent_tool_calls t
                                where t.execution_id = v_run.id and t.step_number = (c ->> 'step_number')::integer
                                  and t.position = (c ->> 'position')::integer)) then
-    v_stop := runhold.why_stop(v_run, jsonb_build_object('calls', p_entry.body -> 'calls'));
+    v_stop := runhold.why_stop(v_run, runhold.type_limits(v_run.agent_type), jsonb_build_object('calls', p_entry.body -> 'calls'));
     p_entry.verdict := 'stop';
     p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
     p_entry.detail := v_stop -> 'detail';
+  elsif p_entry.body -> 'transition' ->> 'to' is null and runhold.has_calls(p_entry.body) and not runhold.has_intents(p_entry.body) then
+    v_stop := runhold.passed_limit(v_run, runhold.type_limits(v_run.agent_type), '{}');  -- its totals have this entry already
+    if v_stop is not null then
+      p_entry.verdict := 'stop';
+      p_entry.code := v_stop ->> 'code';
+      p_entry.detail := v_stop -> 'detail';
+    end if;
   elsif p_entry.body -> 'transition' ->> 'to' is not null or runhold.is_held_back(p_entry) then
     p_entry.verdict := 'continue';
   end if;

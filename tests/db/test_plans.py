@@ -1,4 +1,5 @@
-"""What must stay fast however long the history is uses its indexes: docs/plans has the same plans at a million runs.
+"""What must stay fast however long the history is uses its indexes: docs/plans has the same plans at a million
+runs, which `make bench-scale` makes.
 
 At a small size PostgreSQL would rather read whole tables, so that is switched off here: where an index no longer fits its
 query, the plan has nothing left but the whole table, and the test fails.
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
+from bench.scale.explain import explaining
 from bench.seed.past import Past, seed
 from world import Row, World, connect
 
@@ -33,10 +35,6 @@ def seeded(postgres: LocalStack) -> Iterator[World]:
                 executions=300, pending=50, paused=5, running=5, users=5, days=1, end=datetime.now(UTC)
             )
             seed(world.connection, made)
-            world.sql("load 'auto_explain'")
-            world.sql("set auto_explain.log_nested_statements = on")
-            world.sql("set auto_explain.log_min_duration = 0")
-            world.sql("set client_min_messages = log")
             world.sql("set enable_seqscan = off")
             yield world
         finally:
@@ -46,19 +44,11 @@ def seeded(postgres: LocalStack) -> Iterator[World]:
 
 def plans(world: World, query: str, user: str | None = None) -> str:
     """The plans of a query and of all that it calls; without a user, as the service."""
-    told: list[str] = []
-
-    def note(diagnostic: psycopg.errors.Diagnostic) -> None:
-        told.append(diagnostic.message_primary or "")
-
-    world.connection.add_notice_handler(note)
-    try:
+    with explaining(world.connection) as told:
         if user is None:
             world.service(query)
         else:
             world.user(user, query)
-    finally:
-        world.connection.remove_notice_handler(note)
     return "\n".join(told)
 
 
@@ -119,7 +109,7 @@ def test_list_of_runs(seeded: World) -> None:
 def test_index_that_is_gone_is_noticed(seeded: World) -> None:
     """The tests above can fail."""
     run = a_run(seeded)
-    with seeded.connection.transaction(force_rollback=True):
+    with explaining(seeded.connection) as told, seeded.connection.transaction(force_rollback=True):
         seeded.connection.execute("alter table agent_events drop constraint agent_events_pkey")
-        text = plans(seeded, f"select agent_timeline('{run['id']}')", str(run["user_id"]))
-        assert whole_tables(text) == ["Seq Scan on agent_events"]
+        seeded.user(str(run["user_id"]), f"select agent_timeline('{run['id']}')")
+    assert whole_tables("\n".join(told)) == ["Seq Scan on agent_events"]

@@ -1,56 +1,35 @@
 """What a claim reads: a bounded number of rows in the order of an index, however long the queue is, and whatever
 PostgreSQL believes about it.
 
-The same queues with a million runs each, measured, with their plans: docs/plans/claim-*.txt.
+The same queues with a million runs each, measured, with their plans (`make bench-scale`): docs/plans/claim-*.txt.
 """
 
 from __future__ import annotations
 
 import pytest
+from bench.seed.queues import QUEUES, Queues, fill
 from world import DEFINITION, World
 
 N = 8
-QUEUES = ("plain", "future", "behind", "capped", "fair")
 
-# Five queues of 3 000 to 8 000 runs; those that no claim may read through are far longer than what it may read.
-SEED = """
-alter table agent_executions disable trigger user;
-alter table agent_executions set (autovacuum_enabled = false);
-insert into auth.users (id, email) select md5('u' || i)::uuid, i || '@example.org' from generate_series(0, 3000) i;
-update agent_types set max_concurrent_per_user = 1 where name = 'capped';
-insert into agent_executions (user_id, agent_type, input_data, created_at)
-select md5('u' || i % 3000)::uuid, 'plain', '{}', now() - interval '1 day' + i * interval '1 ms' from generate_series(1, 6000) i;
-insert into agent_executions (user_id, agent_type, input_data, created_at, wake_at)
-select md5('u' || i % 3000)::uuid, 'future', '{}', now() - interval '1 day', now() + interval '1 day' + i * interval '1 ms'
-from generate_series(1, 6000) i;
-insert into agent_executions (user_id, agent_type, input_data)
-select md5('u' || i)::uuid, 'behind', '{}' from generate_series(1, 500) i;
-insert into agent_executions (user_id, agent_type, input_data, status, worker_id)
-select md5('u' || i)::uuid, 'capped', '{}', 'running', gen_random_uuid() from generate_series(1, 50) i;
-insert into agent_executions (user_id, agent_type, input_data, created_at)
-select md5('u' || 1 + i % 50)::uuid, 'capped', '{}', now() - interval '1 day' + i * interval '1 ms' from generate_series(1, 5000) i;
-insert into agent_executions (user_id, agent_type, input_data)
-select md5('u' || i)::uuid, 'capped', '{}' from generate_series(51, 2000) i;
-insert into agent_executions (user_id, agent_type, input_data, created_at)
-select md5('u0')::uuid, 'fair', '{}', now() - interval '1 day' + i * interval '1 ms' from generate_series(1, 6000) i;
-insert into agent_executions (user_id, agent_type, input_data)
-select md5('u' || i)::uuid, 'fair', '{}' from generate_series(1, 2000) i;
-alter table agent_executions enable trigger user;
-"""
+# Those that no claim may read through are far longer than what it may read.
+LENGTHS = Queues(runs=6000, users=3000, behind=500, capped_users=50, single_users=2000)
 
 # What PostgreSQL knows of the table when the claims are made.
 STATISTICS = {
-    "none": SEED,
-    "fresh": f"{SEED}; analyze agent_executions",
+    "none": ("", ""),
+    "fresh": ("", "analyze agent_executions"),
     # one type, one user, and nothing waits: every guess that is made from these is wrong
-    "misleading": f"""
+    "misleading": (
+        """
         insert into auth.users (id, email) values (md5('u0')::uuid, 'first@example.org');
         insert into agent_executions (user_id, agent_type, input_data)
-        select md5('u0')::uuid, 'fair', '{{}}' from generate_series(1, 300);
+        select md5('u0')::uuid, 'fair', '{}' from generate_series(1, 300);
         analyze agent_executions;
         delete from auth.users;
-        {SEED}
-    """,
+        """,
+        "",
+    ),
 }
 
 READ = """
@@ -65,8 +44,11 @@ from pg_stat_xact_user_tables s where s.relid = 'public.agent_executions'::regcl
 def crowded(request: pytest.FixtureRequest, fresh_world: World) -> World:
     """A database with the five queues, and statistics of this kind."""
     fresh_world.worker(*({**DEFINITION, "agent_type": name} for name in QUEUES))
-    for statement in STATISTICS[request.param].split(";"):
-        fresh_world.sql(statement.replace("%", "%%"))
+    before, after = STATISTICS[request.param]
+    fresh_world.connection.execute(before)
+    fresh_world.sql("alter table agent_executions set (autovacuum_enabled = false)")
+    fill(fresh_world.connection, LENGTHS)
+    fresh_world.connection.execute(after)
     fresh_world.sql("select pg_stat_force_next_flush()")  # what the seed read is not the first claim's
     return fresh_world
 

@@ -8,6 +8,8 @@ import pytest
 from world import Row, World, call, question, refused, result, step
 
 INTENT = [call(2, 0, "save", "idempotent", "running")]
+READ = [call(2, 0, "look", "read", "succeeded", output="seen")]
+"""A read that was quick: it comes with its step, and the run means to ask its model what to do with it."""
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,9 @@ INTENT = [call(2, 0, "save", "idempotent", "running")]
         ),
     ],
 )
+@pytest.mark.parametrize("calls", [INTENT, READ])
 def test_passed_limit_stops_with_its_code_and_stores_what_happened(
-    world: World, limits: Row, entry: Row, code: str, detail: Row
+    world: World, limits: Row, entry: Row, code: str, detail: Row, calls: list[Row]
 ) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user, limits=limits)
@@ -57,16 +60,37 @@ def test_passed_limit_stops_with_its_code_and_stores_what_happened(
         active_ms=1000,
     )
     assert first["verdict"] == "ok"
-    verdict = worker.record(run, steps=[step(2, worker.definition, cost_usd=0.25)], calls=INTENT, **entry)
+    steps = [step(2, worker.definition, cost_usd=0.25)]
+    verdict = worker.record(run, steps=steps, calls=calls, **entry)
     assert (verdict["verdict"], verdict["code"], verdict["detail"]) == ("stop", code, detail)
+    stored = 2 if calls is READ else 1  # an intent is not
     row = world.run(run["id"])
     assert (row["status"], row["step_count"], row["token_count"], row["tool_call_count"]) == (
         "running",
         2,
         20,
-        1,
+        stored,
     )
-    assert len(world.calls(run["id"])) == 1  # the intent was not stored
+    assert len(world.calls(run["id"])) == stored
+
+
+@pytest.mark.parametrize("calls", [INTENT, READ])
+def test_stop_that_was_lost_is_said_again(world: World, calls: list[Row]) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user, limits={"max_steps": 1})
+    worker.record(run, steps=[step(1, worker.definition)])
+    entry = worker.entry(run, steps=[step(2, worker.definition)], calls=calls)
+    first, again = worker.record_all([entry]), worker.record_all([entry])
+    assert [verdict["code"] for verdict in first + again] == ["MAX_STEPS_EXCEEDED"] * 2
+    assert world.run(run["id"])["step_count"] == 2
+
+
+def test_ok_that_was_lost_is_said_again(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user, limits={"max_steps": 2, "max_tool_calls": 1})
+    worker.record(run, steps=[step(1, worker.definition)])
+    entry = worker.entry(run, steps=[step(2, worker.definition)], calls=READ)
+    assert [worker.record_all([entry])[0]["verdict"] for _ in range(2)] == ["ok", "ok"]
 
 
 @pytest.mark.parametrize(
@@ -79,12 +103,13 @@ def test_passed_limit_stops_with_its_code_and_stores_what_happened(
         {"total_timeout_s": 2},
     ],
 )
-def test_limit_that_is_just_reached_is_not_passed(world: World, limits: Row) -> None:
+@pytest.mark.parametrize("calls", [INTENT, READ])
+def test_limit_that_is_just_reached_is_not_passed(world: World, limits: Row, calls: list[Row]) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user, limits=limits)
     worker.record(run, steps=[step(1, worker.definition, cost_usd=0.25)], active_ms=1000)
     verdict = worker.record(
-        run, steps=[step(2, worker.definition, cost_usd=0.25)], calls=INTENT, active_ms=1000
+        run, steps=[step(2, worker.definition, cost_usd=0.25)], calls=calls, active_ms=1000
     )
     assert verdict["verdict"] == "ok"
 
@@ -182,12 +207,13 @@ def test_pause_after_a_cancel_is_stopped(world: World) -> None:
     assert world.open_reviews(run["id"]) == []
 
 
-def test_operator_who_tightens_a_limit_stops_running_runs(world: World) -> None:
+@pytest.mark.parametrize("calls", [INTENT, READ])
+def test_operator_who_tightens_a_limit_stops_running_runs(world: World, calls: list[Row]) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user)
     worker.record(run, steps=[step(1, worker.definition)])
     world.configure(limits={"max_steps": 1})
-    verdict = worker.record(run, steps=[step(2, worker.definition)], calls=INTENT)
+    verdict = worker.record(run, steps=[step(2, worker.definition)], calls=calls)
     assert (verdict["verdict"], verdict["code"]) == ("stop", "MAX_STEPS_EXCEEDED")
 
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from bench import machine
 from bench.cells import CELLS, QUICK
 from bench.delay import Delay
-from bench.machine import cpu_s, family, memory_mib
+from bench.machine import Others, busy_s, cpu_s, family, memory_mib, sleep_ms
 from bench.systems import NAMES, Order, load
 from bench.workload import TEXT_BYTES, Model, Workload, read_page
 
@@ -89,6 +90,27 @@ def test_the_quick_benchmark_is_a_part_of_the_whole() -> None:
     names = [cell.name for cell in CELLS]
     assert len(set(names)) == len(names)
     assert set(QUICK) < set(names)
+
+
+def test_others_are_all_but_this_process_and_its_descendants(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, mine, clock = iter([100.0, 110.0]), iter([40.0, 44.0]), iter([7.0, 10.0])
+    monkeypatch.setattr(machine, "busy_s", lambda: next(busy))
+    monkeypatch.setattr(machine, "family_cpu_s", lambda pid: next(mine) if pid == os.getpid() else 0.0)
+    monkeypatch.setattr(machine.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 2)
+    others = Others()
+    assert others.share == (10 - 4) / 2 / 3
+
+
+def test_what_the_machine_did_includes_what_this_process_did() -> None:
+    busy, mine = busy_s(), cpu_s(os.getpid())
+    while cpu_s(os.getpid()) - mine < 0.05:
+        sum(range(100_000))
+    assert busy_s() - busy >= 0.04
+
+
+async def test_a_sleep_takes_at_least_its_time() -> None:
+    assert 2 <= await sleep_ms(0.002) < 1000
 
 
 def test_a_process_is_known_by_what_it_costs() -> None:

@@ -52,6 +52,16 @@ def test_the_page_has_medians_ratios_and_the_commits_beside_them() -> None:
     assert "| `runs64` | 0.5 / 0.5 | 0.5 / 0.5 |" in page
 
 
+@pytest.mark.parametrize(("share", "provisional"), [(0.01, False), (0.3, True)])
+def test_the_page_says_how_busy_others_kept_the_machine(share: float, provisional: bool) -> None:
+    measured = results(("runhold", 0, 90.0), ("absurd", 0, 45.0))
+    for outcome in measured.outcomes:
+        outcome.values["others"] = share
+    page = markdown(measured)
+    assert f"Other programs had {share:.1%} of this machine's processors" in page
+    assert ("provisional" in page) == provisional
+
+
 def test_the_page_says_what_a_system_cannot_do() -> None:
     measured = results(("runhold", 0, 31.0), cell="recovery", value="recovery_last_s")
     measured.systems.append("floor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,7 +26,8 @@ from runhold.loop.ports import (
     Verdict,
 )
 from runhold.store import client, group_commit, run_log
-from runhold.store.group_commit import LINGER_TURNS, MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
+from runhold.store.compound import MAX_SIZE
+from runhold.store.group_commit import LINGER_S, LINGER_TURNS, MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
 
 DEFINITION = uuid4()
 
@@ -145,6 +147,28 @@ async def test_entries_of_a_run_are_merged_into_one(database: FakeDatabase) -> N
     assert entry["steps"][0]["step_number"] == 2
     assert entry["transition"]["result"] == {"done": True}
     assert entry["seq"] == 1
+
+
+async def test_nothing_is_merged_behind_an_entry_that_is_large_already(database: FakeDatabase) -> None:
+    """Many large outputs in one entry could be too much for a gateway, and then none of them would be stored."""
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        log.append(_step(1, "x" * MAX_SIZE))
+        await log.append(Entry(calls=[_call(1)]))
+    assert [sorted({"steps", "calls"} & set(entry)) for entry in run.entries] == [["steps"], ["calls"]]
+
+
+async def test_slow_turns_of_the_event_loop_keep_no_entry_back(database: FakeDatabase) -> None:
+    """Tools that compute in the event loop make turns long: an intent shall not wait for twelve of them."""
+    async with _writing(database) as writer:
+        log, _ = _open(database, writer)
+        log.append(_step(1))
+        turns = 0
+        while not database.calls:
+            await asyncio.sleep(0)
+            time.sleep(2 * LINGER_S)  # noqa: ASYNC251 (the tool)
+            turns += 1
+    assert turns < LINGER_TURNS
 
 
 async def test_a_result_that_sql_acts_upon_stays_a_result(database: FakeDatabase) -> None:

@@ -77,6 +77,7 @@ def worker(
       runhold worker agent.py
       runhold worker my_company.agents --capacity 16 --grace 60 --log-format json
     """
+    from runhold.runtime.garbage import pause_less
     from runhold.runtime.worker import run_worker
 
     _use_the_local_stack()
@@ -89,6 +90,7 @@ def worker(
     )
     agents = load_agents(module)
     _forget_keys(config)
+    pause_less()
     raise typer.Exit(asyncio.run(run_worker(config, agents)) or 0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Final
 
 from runhold.loop.ports import Entry, Verdict
 from runhold.store.codec import (
@@ -18,6 +19,9 @@ from runhold.store.codec import (
     encode_transition,
     splice,
 )
+
+MAX_SIZE: Final = 1024 * 1024
+"""Bytes from which on nothing is merged behind an entry: many large outputs in one could be too much for a gateway."""
 
 
 @dataclass(slots=True)
@@ -89,6 +93,8 @@ class Compound:
         """Whether ``entry`` can be merged into this one without changing what either means."""
         if self.ends or self._parts.reserve is not None:
             return False  # whoever reserves does nothing before it knows what it got
+        if self.size >= MAX_SIZE:
+            return False
         results = self._parts.results
         return not any((start.step_number, start.position) in results for start in entry.starts) and not any(
             (result.step_number, result.position) in results

@@ -42,6 +42,9 @@ with, and a run that just recorded a step gets its quick reads done and its next
 flush takes the processor for a millisecond: both become part of one entry. Without this a run of the benchmark needs
 15 entries, not 8. An idle turn takes some 10 µs."""
 
+LINGER_S: Final = 0.002
+"""And not longer than this: turns are slow where tools compute in the event loop."""
+
 MIN_SHARE: Final = 32
 """Flushes are not split below this. Above it, half of the runs compute while the other half is being recorded: all
 in one flush, worker and database would take turns doing nothing."""
@@ -115,8 +118,12 @@ class GroupCommit:
                 await self._flush(batch)
 
     async def _linger(self) -> None:
+        clock = asyncio.get_running_loop().time
+        ends = clock() + LINGER_S
         for _ in range(LINGER_TURNS):
             await asyncio.sleep(0)
+            if clock() >= ends:
+                return
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until all that was appended is answered; false if it is not after ``timeout_s`` seconds."""
