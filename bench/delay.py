@@ -13,7 +13,7 @@ CHUNK_BYTES = 256 * 1024
 class Delay:
     """Relays loopback connections to a server; what is sent to it takes ``round_trip_s`` more.
 
-    All of it in one direction: an event loop's timers are whole milliseconds, rounded up, so halves would add up to more.
+    All of it in one direction: an event loop's timers are whole milliseconds, rounded up, so halves would be more.
 
     What is sent is not slowed down: bytes that follow each other arrive so, too, as on a long wire.
 

@@ -104,9 +104,9 @@ def test_others_are_all_but_this_process_and_its_descendants(monkeypatch: pytest
 
 def test_what_the_machine_did_includes_what_this_process_did() -> None:
     busy, mine = busy_s(), cpu_s(os.getpid())
-    while cpu_s(os.getpid()) - mine < 0.05:
+    while cpu_s(os.getpid()) - mine < 0.3:
         sum(range(100_000))
-    assert busy_s() - busy >= 0.04
+    assert busy_s() - busy >= 0.1  # the machine's clock ticks apart from the process's
 
 
 async def test_a_sleep_takes_at_least_its_time() -> None:
