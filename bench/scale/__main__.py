@@ -1,6 +1,6 @@
 """Fill a database of its own with a long history and long queues, and measure what must stay fast.
 
-    make bench-scale                                            a million of each: about 15 minutes, 15 GB of disk
+    make bench-scale                                            a million of each: about 8 minutes, 20 GB of disk
     python -m bench.scale --executions 20000 --queue 20000      smaller
 
 Times are printed; at a million, plans and times go to docs/plans, else to ``--output`` if that is given.

@@ -64,9 +64,9 @@ create function runhold.means_to_go_on(p_body jsonb) returns boolean
 language plpgsql immutable parallel safe set search_path = ''
 as $$
 begin
-  return case p_body -> 'transition' ->> 'to'
-    when 'awaiting_review' then true
-    else runhold.has_intents(p_body) or (p_body -> 'transition' ->> 'to' is null and runhold.has_calls(p_body)) end;
+  return (p_body -> 'transition' ->> 'to' is null and runhold.has_calls(p_body))
+    or coalesce(p_body -> 'transition' ->> 'to', '') = 'awaiting_review'
+    or runhold.has_intents(p_body);
 end;
 $$;
 
@@ -76,15 +76,26 @@ language plpgsql stable security definer set search_path = ''
 as $$
 declare
   v_limits jsonb := runhold.tighten(p_type_limits || coalesce(p_execution.allowance, '{}'), p_execution.limits);
-  v_steps integer;
-  v_tokens bigint;
-  v_cost numeric;
+  v_step jsonb;
+  v_steps integer := p_execution.step_count;
+  v_tokens bigint := p_execution.token_count;
+  v_cost numeric := p_execution.cost_usd;
+  v_calls integer := p_execution.tool_call_count + jsonb_array_length(coalesce(p_body -> 'calls', '[]'));
+  v_active_ms bigint := p_execution.active_ms + coalesce((p_body ->> 'active_ms')::bigint, 0);
 begin
-  select p_execution.step_count + count(*),
-         p_execution.token_count + coalesce(sum((s ->> 'input_tokens')::bigint + (s ->> 'output_tokens')::bigint), 0),
-         p_execution.cost_usd + coalesce(sum((s ->> 'cost_usd')::numeric), 0)
-  into v_steps, v_tokens, v_cost
-  from jsonb_array_elements(p_body -> 'steps') s;
+  for i in 0 .. jsonb_array_length(coalesce(p_body -> 'steps', '[]')) - 1 loop
+    v_step := p_body -> 'steps' -> i;
+    v_steps := v_steps + 1;
+    v_tokens := v_tokens + (v_step ->> 'input_tokens')::bigint + (v_step ->> 'output_tokens')::bigint;
+    v_cost := v_cost + coalesce((v_step ->> 'cost_usd')::numeric, 0);
+  end loop;
+  if v_steps <= coalesce((v_limits ->> 'max_steps')::numeric, 'infinity')
+     and v_tokens <= coalesce((v_limits ->> 'max_tokens')::numeric, 'infinity')
+     and v_cost <= coalesce((v_limits ->> 'max_cost_usd')::numeric, 'infinity')
+     and v_calls <= coalesce((v_limits ->> 'max_tool_calls')::numeric, 'infinity')
+     and v_active_ms <= coalesce((v_limits ->> 'total_timeout_s')::numeric * 1000, 'infinity') then
+    return null;  -- as nearly always: said without a query
+  end if;
 
   return (
     select jsonb_build_object('code', l.code, 'detail', jsonb_build_object(
@@ -93,8 +104,8 @@ begin
       ('max_steps', 'MAX_STEPS_EXCEEDED', v_steps::numeric),
       ('max_tokens', 'MAX_TOKENS_EXCEEDED', v_tokens),
       ('max_cost_usd', 'MAX_COST_EXCEEDED', v_cost),
-      ('max_tool_calls', 'MAX_TOOL_CALLS_EXCEEDED', p_execution.tool_call_count + jsonb_array_length(coalesce(p_body -> 'calls', '[]'))),
-      ('total_timeout_s', 'TOTAL_TIMEOUT', trim_scale((p_execution.active_ms + coalesce((p_body ->> 'active_ms')::bigint, 0)) / 1000.0))
+      ('max_tool_calls', 'MAX_TOOL_CALLS_EXCEEDED', v_calls),
+      ('total_timeout_s', 'TOTAL_TIMEOUT', trim_scale(v_active_ms / 1000.0))
     ) l(name, code, used)
     where l.used > (v_limits ->> l.name)::numeric
     limit 1);

@@ -78,7 +78,7 @@ begin atomic
   ), run as materialized (
     select x.id, x.agent_type, x.status, x.error, x.step_count, x.copied_steps, x.review_count, x.cost_usd, x.active_ms, x.queued_ms,
            x.token_count - x.copied_tokens as tokens,
-           round(extract(epoch from x.completed_at - x.created_at) * 1000) as wall_ms,
+           round(extract(epoch from x.completed_at - x.created_at) * 1000)::bigint as wall_ms,
            x.step_count * 1.0 / nullif(least(m.max_steps, (x.limits ->> 'max_steps')::numeric), 0) as efficiency
     from public.agent_executions x join limits m on m.agent_type = x.agent_type
     where x.completed_at >= p_since and x.completed_at < p_until and (p_agent_type is null or x.agent_type = p_agent_type)
@@ -91,7 +91,7 @@ begin atomic
     group by 1, 2, 3, 4
   ), review as materialized (
     select r.agent_type, v.status, v.execution_id,
-           case when v.status in ('approved', 'rejected') then round(extract(epoch from v.decided_at - v.requested_at) * 1000) end as wait_ms
+           case when v.status in ('approved', 'rejected') then round(extract(epoch from v.decided_at - v.requested_at) * 1000)::bigint end as wait_ms
     from run r join public.agent_reviews v on v.execution_id = r.id
     where r.review_count > 0
   ), counted(agent_type, measure, label, n, total) as (
