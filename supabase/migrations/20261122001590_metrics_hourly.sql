@@ -5,7 +5,8 @@
 -- run out of its hour, pruning and erasure too; results, charges and reviews come late) leaves a mark in the same
 -- transaction, by triggers; a marked hour is read from its rows until it is rolled up anew. So numbers by roll-ups and
 -- numbers by rows are the same at any time; percentiles to within 5 %, as values are kept in buckets that grow by 10 %. Whole
--- days are added up once more, so that months are read as quickly as weeks.
+-- days are added up once more, so that months are read as quickly as weeks; and of the hour that is open its *head*, up to the last
+-- ten minutes or so, is rolled up, as far as nothing in it changed since.
 
 create table public.agent_metrics_hourly (
   hour timestamptz not null,
@@ -18,12 +19,13 @@ create table public.agent_metrics_hourly (
   buckets smallint[],
   counts bigint[],
   primary key (agent_type, hours, hour, measure, label),
-  constraint hour_or_day_is_whole check (hour = case hours when 1 then date_trunc('hour', hour, 'UTC') when 24 then date_trunc('day', hour, 'UTC') end),
+  constraint hour_or_day_is_whole check (hour = case when hours in (0, 1) then date_trunc('hour', hour, 'UTC') when hours = 24 then date_trunc('day', hour, 'UTC') end),
   constraint every_bucket_has_its_count check (cardinality(buckets) is not distinct from cardinality(counts))
 );
 
 comment on table public.agent_metrics_hourly is 'What ended in an hour, by agent type and measure; written by the sweep.';
-comment on column public.agent_metrics_hourly.hours is '1, or 24: the day that begins with hour, in UTC. Never add the two up.';
+comment on column public.agent_metrics_hourly.hours is
+  '1, or 24: the day that begins with hour, in UTC. 0: the head of an hour that is not over. Never add them up.';
 comment on column public.agent_metrics_hourly.agent_type is '*: all types together.';
 comment on column public.agent_metrics_hourly.label is 'Of ended a status, of failed a code, of reviews an outcome, of calls… a tool.';
 comment on column public.agent_metrics_hourly.n is 'How many.';
@@ -43,11 +45,13 @@ grant select on public.agent_metrics_hourly to service_role;
 -- says to the linter, and to readers, that no policy for users is meant (the service passes RLS anyway)
 create policy "metrics of all are the service's alone" on public.agent_metrics_hourly for select to service_role using (true);
 
--- How far the roll-up is. Every hour before rolled_until is rolled up, those in metrics_marks excepted; every hour before
--- closed_until is closed; closing will be once all transactions up to barrier are over.
+-- How far the roll-up is. Every hour before rolled_until is rolled up, those in metrics_marks excepted, and of the hour that begins
+-- then what is before head_until. Everything before closed_until, the begin of ten minutes, is closed; what is before closing will be
+-- once all transactions up to barrier are over.
 create table runhold.metrics_state (
   one boolean primary key default true check (one),
   rolled_until timestamptz,
+  head_until timestamptz,
   closed_until timestamptz,
   closing timestamptz,
   barrier xid8
@@ -155,9 +159,11 @@ begin
 end;
 $$;
 
--- The transaction began in an hour that is over now.
+-- The transaction began in ten minutes that are over now. (Conditions are checked with the rights of whoever writes, who may call
+-- no function of ours.)
 create trigger mark_inserted_run after insert on public.agent_executions
-  for each row when (date_trunc('hour', new.created_at, 'UTC') <> date_trunc('hour', clock_timestamp(), 'UTC'))
+  for each row when (date_bin('10 minutes', new.created_at, '2000-01-01 00:00:00+00')
+                     <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00'))
   execute function runhold.mark_inserted_run();
 
 create function runhold.mark_changed_run() returns trigger
@@ -170,10 +176,11 @@ begin
 end;
 $$;
 
--- It had ended before, or its end is told when the hour of it is over. Steps, and ends in time, pass by.
+-- It had ended before, or its end is told when the ten minutes of it are over. Steps, and ends in time, pass by.
 create trigger mark_changed_run after update on public.agent_executions
   for each row when (old.completed_at is not null
-                     or date_trunc('hour', new.completed_at, 'UTC') <> date_trunc('hour', clock_timestamp(), 'UTC'))
+                     or date_bin('10 minutes', new.completed_at, '2000-01-01 00:00:00+00')
+                        <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00'))
   execute function runhold.mark_changed_run();
 
 create function runhold.mark_deleted_runs() returns trigger
@@ -211,7 +218,8 @@ create trigger mark_decided_review after update on public.agent_reviews
 
 -- The roll-up ---------------------------------------------------------------------------------------------------------
 
--- Adds up the hours from p_from on, p_hours of them, into one row per measure; under p_agent_type, or each type under its own.
+-- Adds up the hours from p_from on, p_hours of them, into one row per measure; under p_agent_type, or each type under its own. 0: the
+-- head of an hour.
 create function runhold.add_up_metrics(p_from timestamptz, p_hours integer, p_agent_type text) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -220,7 +228,7 @@ begin
   with part as materialized (
     select coalesce(p_agent_type, m.agent_type) as agent_type, m.measure, m.label, m.n, m.total, m.buckets, m.counts
     from public.agent_metrics_hourly m
-    where m.hours = 1 and m.hour >= p_from and m.hour < p_from + p_hours * interval '1 hour'
+    where m.hours = least(p_hours, 1) and m.hour >= p_from and m.hour < p_from + greatest(p_hours, 1) * interval '1 hour'
   ), bucket as (
     select p.agent_type, p.measure, p.label, u.number, sum(u.n)::bigint as n
     from part p cross join lateral unnest(p.buckets, p.counts) u(number, n)
@@ -249,6 +257,19 @@ begin
 end;
 $$;
 
+create function runhold.roll_up_head(p_hour timestamptz, p_until timestamptz) returns void
+language plpgsql volatile security definer set search_path = '' set jit = off
+as $$
+begin
+  delete from runhold.metrics_marks k where k.hour = p_hour;
+  delete from public.agent_metrics_hourly m where m.hours = 0;
+  insert into public.agent_metrics_hourly (hour, hours, agent_type, measure, label, n, total, buckets, counts)
+  select p_hour, 0, m.agent_type, m.measure, m.label, m.n, m.total, m.buckets, m.counts
+  from runhold.metrics_of(p_hour, p_until, null) m;
+  perform runhold.add_up_metrics(p_hour, 0, '*');
+end;
+$$;
+
 create function runhold.roll_up_day(p_day timestamptz) returns void
 language plpgsql volatile security definer set search_path = '' set jit = off
 as $$
@@ -258,16 +279,16 @@ begin
 end;
 $$;
 
--- Hours are closed when every transaction is over that began in them. One that writes in them later began then, too, and
--- marks them: its triggers compare the clock.
-create function runhold.close_hours(p_state runhold.metrics_state) returns runhold.metrics_state
+-- Ten minutes are closed when every transaction is over that began in them. One that writes in them later began then, too, and
+-- marks their hour: its triggers compare the clock.
+create function runhold.close_slots(p_state runhold.metrics_state) returns runhold.metrics_state
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_now_hour timestamptz := date_trunc('hour', runhold.clock(), 'UTC');
+  v_now timestamptz := date_bin('10 minutes', runhold.clock(), '2000-01-01 00:00:00+00');
 begin
-  if p_state.barrier is null and v_now_hour is distinct from p_state.closed_until then
-    p_state.closing := v_now_hour;
+  if p_state.barrier is null and v_now is distinct from p_state.closed_until then
+    p_state.closing := v_now;
     p_state.barrier := pg_current_xact_id();
   end if;
   if p_state.barrier is not null and pg_snapshot_xmin(pg_current_snapshot()) >= p_state.barrier then
@@ -288,12 +309,14 @@ return date_trunc('hour', least(
                        order by x.created_at limit 1) f)), 'UTC');
 
 -- Rolls up at most p_hours hours, changed ones first, the newest of them first, and stops early after half a second: the sweep
--- calls this. How many it did. A day is added up when the hour after it is reached, and whenever one of its hours was.
+-- calls this. How many it did. A day is added up when the hour after it is reached, and whenever one of its hours was. When there
+-- is no hour left to do, the head of the open one is rolled up if it grew or changed.
 create function runhold.roll_up_metrics(p_hours integer) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_state runhold.metrics_state;
+  v_closed timestamptz;  -- hours
   v_hour timestamptz;
   v_before timestamptz;
   v_count integer := 0;
@@ -303,18 +326,19 @@ begin
   if not found then
     return 0;
   end if;
-  v_state := runhold.close_hours(v_state);
+  v_state := runhold.close_slots(v_state);
+  v_closed := date_trunc('hour', v_state.closed_until, 'UTC');
   while v_count < p_hours and (v_count = 0 or clock_timestamp() < v_begin + interval '500 ms') loop
     -- only closed hours: where the clock was set back, some that were rolled up are open again
-    select max(k.hour) into v_hour from runhold.metrics_marks k where k.hour < least(v_state.rolled_until, v_state.closed_until);
+    select max(k.hour) into v_hour from runhold.metrics_marks k where k.hour < least(v_state.rolled_until, v_closed);
     v_before := v_hour;
     if v_hour is null then
-      exit when v_state.closed_until is null or v_state.rolled_until >= v_state.closed_until;
+      exit when v_closed is null or v_state.rolled_until >= v_closed;
       v_hour := runhold.next_hour(coalesce(v_state.rolled_until, '-infinity'));
       v_before := coalesce(v_state.rolled_until, v_hour);
-      v_state.rolled_until := least(v_hour + interval '1 hour', v_state.closed_until);
+      v_state.rolled_until := least(v_hour + interval '1 hour', v_closed);
     end if;
-    if v_hour < v_state.closed_until then
+    if v_hour < v_closed then
       perform runhold.roll_up_hour(v_hour);
       v_count := v_count + 1;
     end if;
@@ -322,8 +346,14 @@ begin
       perform runhold.roll_up_day(date_trunc('day', v_before, 'UTC'));
     end if;
   end loop;
+  if v_state.rolled_until = v_closed and v_closed < v_state.closed_until
+     and not exists (select from runhold.metrics_marks k where k.hour < v_closed)
+     and (v_state.head_until is distinct from v_state.closed_until or exists (select from runhold.metrics_marks k where k.hour = v_closed)) then
+    perform runhold.roll_up_head(v_closed, v_state.closed_until);
+    v_state.head_until := v_state.closed_until;
+  end if;
   update runhold.metrics_state s
-  set rolled_until = v_state.rolled_until, closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier;
+  set rolled_until = v_state.rolled_until, head_until = v_state.head_until, closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier;
   return v_count;
 end;
 $$;
@@ -333,13 +363,22 @@ create function runhold.forget_metrics() returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update runhold.metrics_state s set rolled_until = null, closed_until = null, closing = null, barrier = null;
+  update runhold.metrics_state s set rolled_until = null, head_until = null, closed_until = null, closing = null, barrier = null;
   delete from runhold.metrics_marks;
   delete from public.agent_metrics_hourly;
 end;
 $$;
 
 -- Reading --------------------------------------------------------------------------------------------------------------
+
+-- The end of the open hour's head, if an answer about this span may use it: all of it is within, and nothing in it has changed.
+create function runhold.head_within(p_since timestamptz, p_until timestamptz) returns timestamptz
+language sql stable security definer set search_path = ''
+return (
+  select s.head_until from runhold.metrics_state s
+  where runhold.caller_is_service() and s.rolled_until = date_trunc('hour', s.head_until, 'UTC')
+    and p_since <= s.rolled_until and p_until >= s.head_until
+    and not exists (select from runhold.metrics_marks k where k.hour = s.rolled_until));
 
 -- From where to read p_since until p_until: what is not rolled up is in rows, hour by hour where it was marked. Users read
 -- the rows that they may see.
@@ -350,7 +389,9 @@ begin atomic
     select case when runhold.caller_is_service() then least(coalesce(s.rolled_until, '-infinity'), date_trunc('hour', p_until, 'UTC')) end as until
     from runhold.metrics_state s
   )
-  select greatest(p_since, r.until), p_until from rolled r where greatest(p_since, r.until) < p_until
+  select f.since, p_until
+  from rolled r cross join lateral (select greatest(p_since, r.until, runhold.head_within(p_since, p_until)) as since) f
+  where f.since < p_until
   union all
   select distinct k.hour, k.hour + interval '1 hour'
   from rolled r join runhold.metrics_marks k on k.hour >= p_since and k.hour < r.until;
@@ -388,7 +429,11 @@ begin atomic
   select m.* from by_hours h
   join public.agent_metrics_hourly m
     on m.agent_type = coalesce(p_agent_type, '*') and m.hours = 1 and m.hour >= h.since and m.hour < h.until
-  where m.hour not in (select k.hour from marked k);
+  where m.hour not in (select k.hour from marked k)
+  union all
+  select m.* from public.agent_metrics_hourly m
+  where m.agent_type = coalesce(p_agent_type, '*') and m.hours = 0 and runhold.head_within(p_since, p_until) is not null
+    and m.hour = date_trunc('hour', runhold.head_within(p_since, p_until), 'UTC');
 end;
 
 -- Both together, added up: the measures of a span with their percentiles.

@@ -333,6 +333,68 @@ def test_mark_outlives_a_roll_up_that_does_not_see_its_change(world: World) -> N
     same(world)
 
 
+@pytest.fixture
+def open_hour(world: World) -> datetime:
+    """The begin of an hour of which 58 minutes are over, with some 100 runs that ended in it; its head is rolled up."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + 2 * HOUR
+    made = Past(executions=400, paused=5, users=8, days=0.2, end=hour + timedelta(minutes=57), roll_up=False)
+    seed(world.connection, made)
+    world.at((hour + timedelta(minutes=58) - datetime.now(UTC)).total_seconds())
+    roll_up(world)
+    while world.one("select head_until from runhold.metrics_state") != hour + timedelta(minutes=50):
+        world.sql("select runhold.roll_up_metrics(10)")
+    return hour
+
+
+def test_head_of_the_open_hour_is_not_read_again(world: World, open_hour: datetime) -> None:
+    span = (open_hour - 3 * HOUR, open_hour + HOUR)
+    for agent_type in (None, "support_reply"):
+        before = same(world, agent_type, *span)
+        assert before["runs"] > 0
+    before = same(world, None, *span)
+    world.sql("alter table agent_executions disable trigger user")
+    gone = "delete from agent_executions where completed_at >= %s and completed_at < %s"
+    world.sql(gone, open_hour, open_hour + timedelta(minutes=50))
+    assert health(world, None, *span)["runs_by_status"] == before["runs_by_status"]
+    world.sql(gone, open_hour + timedelta(minutes=50), open_hour + HOUR)  # these are read
+    world.sql("alter table agent_executions enable trigger user")
+    assert health(world, None, *span)["runs"] < before["runs"]
+
+
+def test_span_that_ends_within_the_head_is_read_from_rows(world: World, open_hour: datetime) -> None:
+    for minutes in (20, 49, 50, 57):
+        found = same(world, None, open_hour, open_hour + timedelta(minutes=minutes))
+        assert found["runs_by_status"].get("completed", 0) == world.one(
+            "select count(*) from agent_executions where status = 'completed' and completed_at >= %s and completed_at < %s",
+            open_hour,
+            open_hour + timedelta(minutes=minutes),
+        )
+
+
+def test_what_changes_within_the_head_is_no_lie(world: World, open_hour: datetime) -> None:
+    span = (open_hour - HOUR, open_hour + HOUR)
+    before = same(world, None, *span)
+    run = world.one(
+        "select id from agent_executions where completed_at >= %s order by completed_at limit 1", open_hour
+    )
+    world.sql("update agent_executions set cost_usd = cost_usd + 7 where id = %s", run)
+    at_once = same(world, None, *span)
+    assert world.one("select runhold.head_within(%s, %s)", *span) is None
+    assert at_once["cost"]["usd"] == pytest.approx(before["cost"]["usd"] + 7)
+    world.sql("select runhold.roll_up_metrics(10)")
+    assert world.one("select count(*) from runhold.metrics_marks where hour = %s", open_hour) == 0
+    assert same(world, None, *span) == at_once
+    assert world.one("select runhold.head_within(%s, %s)", *span) == open_hour + timedelta(minutes=50)
+
+
+def test_head_becomes_an_hour_when_the_hour_is_over(world: World, open_hour: datetime) -> None:
+    span = (open_hour - HOUR, open_hour + HOUR)
+    before = same(world, None, *span)
+    world.at((open_hour + 1.1 * HOUR - datetime.now(UTC)).total_seconds())
+    assert roll_up(world) == 1
+    assert same(world, None, *span) == before
+
+
 def test_sweep_comes_to_its_end_where_the_clock_was_set_back(world: World) -> None:
     """Hours that were rolled up are open again then; a change in one of them waits until it is over anew."""
     end = past(world)
