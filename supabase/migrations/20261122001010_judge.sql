@@ -120,7 +120,8 @@ begin
   if not runhold.means_to_go_on(p_body) then
     return null;
   elsif p_execution.cancel_requested_at is not null then
-    return '{"code": "CANCELLED"}';
+    -- finished reads are no reason to stop: the verdict says that a cancel was requested, and what the model said meanwhile is kept
+    return case when p_body -> 'transition' ->> 'to' = 'awaiting_review' or runhold.has_intents(p_body) then '{"code": "CANCELLED"}'::jsonb end;
   end if;
   return runhold.passed_limit(p_execution, p_type_limits, p_body);
 end;
@@ -180,6 +181,13 @@ begin
 end;
 $$;
 
+create function runhold.is_stored_call(p_execution_id uuid, p_call jsonb) returns boolean
+language sql stable set search_path = ''
+return exists (
+  select from public.agent_tool_calls t
+  where t.execution_id = p_execution_id and t.step_number = (p_call ->> 'step_number')::integer
+    and t.position = (p_call ->> 'position')::integer);
+
 -- An entry whose answer was lost, or that comes late. What did not hold the first time does not hold now: intents that are
 -- not there were stopped, a transition that was not made was answered "continue" (or stopped: the next entry is told so).
 -- And no intent of a run that left its worker holds any more, or a worker whose clock is slow would act on it.
@@ -192,7 +200,7 @@ declare
 begin
   select x.* into v_run from public.agent_executions x where x.id = p_entry.execution_id;
   if v_run.status <> 'running' or v_run.worker_id is distinct from p_worker_id then
-    if runhold.has_intents(p_entry.body) and not p_entry.body ? 'transition' then
+    if runhold.means_to_go_on(p_entry.body) and not p_entry.body ? 'transition' then
       p_entry.verdict := case when runhold.is_final(v_run.status) then 'stop' else 'fenced' end;
       p_entry.code := case when p_entry.verdict = 'stop' then coalesce(v_run.error, 'CANCELLED') end;
       p_entry.started := null;
@@ -201,11 +209,10 @@ begin
   elsif v_run.recorded_seq <> p_entry.seq then
     return p_entry;
   end if;
-  if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c
-             where not exists (select from public.agent_tool_calls t
-                               where t.execution_id = v_run.id and t.step_number = (c ->> 'step_number')::integer
-                                 and t.position = (c ->> 'position')::integer)) then
-    v_stop := runhold.why_stop(v_run, runhold.type_limits(v_run.agent_type), jsonb_build_object('calls', p_entry.body -> 'calls'));
+  if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c where not runhold.is_stored_call(v_run.id, c)) then
+    v_stop := runhold.why_stop(v_run, runhold.type_limits(v_run.agent_type), jsonb_build_object('calls', (
+      select jsonb_agg(c) from jsonb_array_elements(p_entry.body -> 'calls') c
+      where not runhold.is_stored_call(v_run.id, c))));
     p_entry.verdict := 'stop';
     p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
     p_entry.detail := v_stop -> 'detail';

@@ -146,9 +146,9 @@ begin
     return '{"busy": true}';
   end if;
   perform runhold.set_actor('system');
+  perform runhold.roll_up_metrics(4);  -- before what locks runs, or what heartbeats wait for: it takes longest
   perform runhold.note_sweep();
   perform runhold.prune_lanes();
-  perform runhold.roll_up_metrics(4);  -- before what locks runs: it takes longest
   return jsonb_build_object(
     'requeued', runhold.sweep_workers(),
     'expired', runhold.sweep_reviews(),

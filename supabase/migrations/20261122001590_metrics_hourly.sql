@@ -4,7 +4,7 @@
 -- closed: it is over, and so is every transaction that may have written to it. What changes later (a retry takes a failed
 -- run out of its hour, pruning and erasure too; results, charges and reviews come late) leaves a mark in the same
 -- transaction, by triggers; a marked hour is read from its rows until it is rolled up anew. So numbers by roll-ups and
--- numbers by rows are the same at any time; percentiles to within 5 %, as values are kept in buckets that grow by 10 %. Whole
+-- numbers by rows are the same at any time (efficiency only as long as the type's limit stays); percentiles to within 5 %, as values are kept in buckets that grow by 10 %. Whole
 -- days are added up once more, so that months are read as quickly as weeks; and of the hour that is open its *head*, up to the last
 -- ten minutes or so, is rolled up, as far as nothing in it changed since.
 
@@ -39,6 +39,8 @@ create index agent_metrics_hourly_hour_idx on public.agent_metrics_hourly (hour)
 create index agent_metrics_hourly_flow_idx on public.agent_metrics_hourly (agent_type, hour) include (measure, n)
   where measure in ('submitted', 'ended') and hours = 1;
 
+create index agent_metrics_hourly_head_idx on public.agent_metrics_hourly (hour) where hours = 0;
+
 alter table public.agent_metrics_hourly enable row level security;
 revoke all on public.agent_metrics_hourly from public, anon, authenticated, service_role;
 grant select on public.agent_metrics_hourly to service_role;
@@ -54,7 +56,8 @@ create table runhold.metrics_state (
   head_until timestamptz,
   closed_until timestamptz,
   closing timestamptz,
-  barrier xid8
+  barrier xid8,
+  head_at timestamptz  -- when the head was rolled up
 );
 
 insert into runhold.metrics_state default values;
@@ -176,11 +179,13 @@ begin
 end;
 $$;
 
--- It had ended before, or its end is told when the ten minutes of it are over. Steps, and ends in time, pass by.
+-- It had ended before, or its end is told when the ten minutes of it are over. Steps, ends in time, and what changes within the
+-- same ten minutes pass by: those are not closed before this transaction is over.
 create trigger mark_changed_run after update on public.agent_executions
-  for each row when (old.completed_at is not null
+  for each row when (date_bin('10 minutes', old.completed_at, '2000-01-01 00:00:00+00')
+                     <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00')
                      or date_bin('10 minutes', new.completed_at, '2000-01-01 00:00:00+00')
-                        <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00'))
+                     <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00'))
   execute function runhold.mark_changed_run();
 
 create function runhold.mark_deleted_runs() returns trigger
@@ -206,7 +211,9 @@ as $$
 begin
   insert into runhold.metrics_marks (hour)
   select date_trunc('hour', x.completed_at, 'UTC') from public.agent_executions x
-  where x.id = new.execution_id and x.completed_at is not null;
+  where x.id = new.execution_id
+    and date_bin('10 minutes', x.completed_at, '2000-01-01 00:00:00+00')
+      <> date_bin('10 minutes', clock_timestamp(), '2000-01-01 00:00:00+00');
   return null;
 end;
 $$;
@@ -280,14 +287,21 @@ end;
 $$;
 
 -- Ten minutes are closed when every transaction is over that began in them. One that writes in them later began then, too, and
--- marks their hour: its triggers compare the clock.
+-- marks their hour: its triggers compare the clock. What did not mark wrote before the ten minutes were over, so before this
+-- transaction began, and has a lower number than it.
 create function runhold.close_slots(p_state runhold.metrics_state) returns runhold.metrics_state
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_now timestamptz := date_bin('10 minutes', runhold.clock(), '2000-01-01 00:00:00+00');
+  v_now timestamptz := date_bin('10 minutes', runhold.now(), '2000-01-01 00:00:00+00');
 begin
-  if p_state.barrier is null and v_now is distinct from p_state.closed_until then
+  if runhold.clock() < p_state.closed_until then  -- the clock was set back: these hours come again
+    p_state.closed_until := v_now;
+    p_state.rolled_until := least(p_state.rolled_until, date_trunc('hour', v_now, 'UTC'));
+    p_state.head_until := null;
+    p_state.barrier := null;
+  end if;
+  if p_state.barrier is null and (p_state.closed_until is null or v_now > p_state.closed_until) then
     p_state.closing := v_now;
     p_state.barrier := pg_current_xact_id();
   end if;
@@ -348,12 +362,15 @@ begin
   end loop;
   if v_state.rolled_until = v_closed and v_closed < v_state.closed_until
      and not exists (select from runhold.metrics_marks k where k.hour < v_closed)
-     and (v_state.head_until is distinct from v_state.closed_until or exists (select from runhold.metrics_marks k where k.hour = v_closed)) then
+     and (v_state.head_until is distinct from v_state.closed_until
+          or (v_state.head_at < runhold.clock() - interval '1 minute'  -- what changes again and again is read from rows
+              and exists (select from runhold.metrics_marks k where k.hour = v_closed))) then
     perform runhold.roll_up_head(v_closed, v_state.closed_until);
     v_state.head_until := v_state.closed_until;
+    v_state.head_at := runhold.clock();
   end if;
   update runhold.metrics_state s
-  set rolled_until = v_state.rolled_until, head_until = v_state.head_until, closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier;
+  set rolled_until = v_state.rolled_until, head_until = v_state.head_until, head_at = v_state.head_at, closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier;
   return v_count;
 end;
 $$;
@@ -363,7 +380,7 @@ create function runhold.forget_metrics() returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update runhold.metrics_state s set rolled_until = null, head_until = null, closed_until = null, closing = null, barrier = null;
+  update runhold.metrics_state s set rolled_until = null, head_until = null, head_at = null, closed_until = null, closing = null, barrier = null;
   delete from runhold.metrics_marks;
   delete from public.agent_metrics_hourly;
 end;
@@ -478,11 +495,11 @@ create function runhold.queue_depth(p_agent_type text) returns bigint
 language sql stable security definer set search_path = ''
 begin atomic
   with rolled as (
-    select coalesce(s.rolled_until, '-infinity') as until from runhold.metrics_state s
+    select coalesce(s.rolled_until, '-infinity') as until, runhold.head_within(s.rolled_until, 'infinity') as head from runhold.metrics_state s
   ), marked as (
     select distinct k.hour from rolled r join runhold.metrics_marks k on k.hour < r.until
   ), span(since, until) as (
-    select r.until, 'infinity'::timestamptz from rolled r
+    select coalesce(r.head, r.until), 'infinity'::timestamptz from rolled r
     union all
     select k.hour, k.hour + interval '1 hour' from marked k
   ), flow(n) as (
@@ -490,6 +507,11 @@ begin atomic
     from public.agent_metrics_hourly m
     where m.agent_type = coalesce(p_agent_type, '*') and m.measure in ('submitted', 'ended') and m.hours = 1
       and m.hour < (select r.until from rolled r) and m.hour not in (select k.hour from marked k)
+    union all
+    select sum(case m.measure when 'submitted' then m.n else -m.n end)
+    from rolled r join public.agent_metrics_hourly m
+      on m.agent_type = coalesce(p_agent_type, '*') and m.measure in ('submitted', 'ended') and m.hours = 0 and m.hour = r.until
+    where r.head is not null
     union all
     select (select count(*) from public.agent_executions x where x.agent_type = t.name and x.created_at >= s.since and x.created_at < s.until)
     from span s cross join public.agent_types t

@@ -381,8 +381,12 @@ def test_what_changes_within_the_head_is_no_lie(world: World, open_hour: datetim
     at_once = same(world, None, *span)
     assert world.one("select runhold.head_within(%s, %s)", *span) is None
     assert at_once["cost"]["usd"] == pytest.approx(before["cost"]["usd"] + 7)
+    marks = "select count(*) from runhold.metrics_marks where hour = %s"
     world.sql("select runhold.roll_up_metrics(10)")
-    assert world.one("select count(*) from runhold.metrics_marks where hour = %s", open_hour) == 0
+    assert world.one(marks, open_hour) == 1, "what changes again and again is not rolled up each time"
+    world.at((open_hour + timedelta(minutes=59, seconds=10) - datetime.now(UTC)).total_seconds())
+    world.sql("select runhold.roll_up_metrics(10)")
+    assert world.one(marks, open_hour) == 0
     assert same(world, None, *span) == at_once
     assert world.one("select runhold.head_within(%s, %s)", *span) == open_hour + timedelta(minutes=50)
 
@@ -408,6 +412,25 @@ def test_sweep_comes_to_its_end_where_the_clock_was_set_back(world: World) -> No
     world.sql("select runhold.roll_up_metrics(10)")
     world.sweep()
     assert world.one("select count(*) from runhold.metrics_marks") == 1
+    world.at(None)
+    roll_up(world)
+    same(world)
+
+
+def test_what_ends_while_an_hour_comes_again_is_counted(world: World) -> None:
+    """The clock was set back into an hour that was rolled up; whatever ends then is told in time, and leaves no mark."""
+    end = past(world)
+    roll_up(world)
+    back = (end - datetime.now(UTC)).total_seconds() - 60
+    world.at(back)
+    world.sql("select runhold.roll_up_metrics(10)")
+    world.sql("alter table agent_executions disable trigger user")
+    world.sql(
+        "update agent_executions set status = 'completed', completed_at = %s, worker_id = null"
+        " where id = (select id from agent_executions where status = 'running' limit 1)",
+        end,
+    )
+    world.sql("alter table agent_executions enable trigger user")
     world.at(None)
     roll_up(world)
     same(world)

@@ -85,6 +85,44 @@ def test_stop_that_was_lost_is_said_again(world: World, calls: list[Row]) -> Non
     assert world.run(run["id"])["step_count"] == 2
 
 
+def test_finished_reads_go_on_after_a_cancel_and_hear_of_it(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    worker.record(run, steps=[step(1, worker.definition)])
+    world.user(user, "select agent_cancel(%s)", run["id"])
+    verdict = worker.record(run, steps=[step(2, worker.definition)], calls=READ)
+    assert (verdict["verdict"], verdict["cancel_requested"]) == ("ok", True)
+
+
+def test_lost_stop_counts_no_call_twice(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user, limits={"total_timeout_s": 1, "max_tool_calls": 5})
+    looks = [call(1, position, "look", "read", "succeeded") for position in range(4)]
+    entry = worker.entry(
+        run,
+        steps=[step(1, worker.definition)],
+        calls=[*looks, call(1, 4, "save", "idempotent", "running")],
+        active_ms=2000,
+    )
+    first, again = worker.record_all([entry]), worker.record_all([entry])
+    assert [verdict["code"] for verdict in first + again] == ["TOTAL_TIMEOUT"] * 2
+
+
+def test_reads_of_a_run_that_was_ended_meanwhile_are_stored_and_go_no_further(world: World) -> None:
+    """By a worker whose clock is slow: it shall not ask its model again and again."""
+    worker, user = world.worker(), world.person()
+    run = world.running(worker, user)
+    world.sql(
+        "update agent_executions set status = 'failed', error = 'WORKER_LOST', worker_id = null, completed_at = now() where id = %s",
+        run["id"],
+    )
+    verdict = worker.record(
+        run, steps=[step(1, worker.definition)], calls=[call(1, 0, "look", "read", "succeeded")]
+    )
+    assert (verdict["verdict"], verdict["code"]) == ("stop", "WORKER_LOST")
+    assert len(world.calls(run["id"])) == 1
+
+
 def test_ok_that_was_lost_is_said_again(world: World) -> None:
     worker, user = world.worker(), world.person()
     run = world.running(worker, user, limits={"max_steps": 2, "max_tool_calls": 1})

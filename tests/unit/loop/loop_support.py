@@ -261,10 +261,11 @@ class Row:
             call.status in ("pending", "awaiting_review", "running") for call in entry.calls
         )
         pause = transition is not None and transition.to == "awaiting_review"
+        goes_on = intents or bool(entry.calls and transition is None)
         code = detail = None
-        if (intents or pause) and self.cancel_requested:
-            code = "CANCELLED"
-        elif intents:
+        if self.cancel_requested:
+            code = "CANCELLED" if intents or pause else None
+        elif goes_on:
             code, detail = self._passed(entry)
         self._store(entry, stop=code is not None)
         starts = () if code else entry.starts
