@@ -43,7 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--processes", type=int, help="worker processes; without, what serves each system best"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for the results; bench/results, or none with selectors"
+        "--output", type=Path, help="folder for the results; bench/results (/quick), or none with selectors"
     )
     parser.add_argument(
         "--profile", action="store_true", help="time in functions, of worker 0 and of PostgreSQL"
@@ -116,7 +116,8 @@ async def main(arguments: argparse.Namespace) -> None:
     assert task is not None
     end_on_signals(task)
     selected = arguments.system or arguments.cell or arguments.profile or arguments.setting
-    output = arguments.output or (None if selected else Path(__file__).parent / "results")
+    kept = Path(__file__).parent / "results"
+    output = arguments.output or (None if selected else kept / "quick" if arguments.quick else kept)
     began = time.monotonic()
     results = await run(arguments, output)
     results.took_s = round(time.monotonic() - began)
