@@ -1,9 +1,9 @@
 """Group commit: all runs of a worker share its round trips to the database.
 
 While one flush is on its way the next one gathers; an idle writer sends as soon as the runs have had a few turns of
-the event loop. Per run at most one entry
-is under way: it is *sealed* (encoded, numbered) when it is put into a flush and stays as it is until the
-database has answered it, however often it must be sent. What the run appends meanwhile gathers behind it::
+the event loop. Per run at most one entry is under way: it is *sealed* (encoded, numbered) when it is put into a flush
+and stays as it is until the database has answered it, however often it must be sent. What the run appends meanwhile
+gathers behind it::
 
     gathering ──take──> in flight ──ok, stop, continue──> answered
                          │  ▲   └──fenced, gap──────────> closed: everything of the run answers `fenced`
