@@ -53,13 +53,16 @@ begin
 end;
 $$;
 
+-- `where true`: Supabase loads pg-safeupdate into API sessions, which refuses an update or delete without a condition, also
+-- inside functions (SQLSTATE 21000).
 create function runhold.note_beat() returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
   update runhold.liveness l
   set beating_since = case when runhold.now() - l.last_beat_at > runhold.longest_lease() then runhold.now() else l.beating_since end,
-      last_beat_at = runhold.now();
+      last_beat_at = runhold.now()
+  where true;
 end;
 $$;
 

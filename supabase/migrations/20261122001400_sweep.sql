@@ -7,7 +7,8 @@ as $$
 begin
   update runhold.liveness l
   set sweeping_since = case when runhold.now() - l.last_sweep_at > 2 * runhold.longest_lease() then runhold.now() else l.sweeping_since end,
-      last_sweep_at = runhold.now();
+      last_sweep_at = runhold.now()
+  where true;
 end;
 $$;
 

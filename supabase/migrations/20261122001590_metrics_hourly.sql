@@ -370,7 +370,9 @@ begin
     v_state.head_at := runhold.clock();
   end if;
   update runhold.metrics_state s
-  set rolled_until = v_state.rolled_until, head_until = v_state.head_until, head_at = v_state.head_at, closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier;
+  set rolled_until = v_state.rolled_until, head_until = v_state.head_until, head_at = v_state.head_at,
+      closed_until = v_state.closed_until, closing = v_state.closing, barrier = v_state.barrier
+  where true;
   return v_count;
 end;
 $$;
@@ -380,9 +382,11 @@ create function runhold.forget_metrics() returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
-  update runhold.metrics_state s set rolled_until = null, head_until = null, head_at = null, closed_until = null, closing = null, barrier = null;
-  delete from runhold.metrics_marks;
-  delete from public.agent_metrics_hourly;
+  update runhold.metrics_state s
+  set rolled_until = null, head_until = null, head_at = null, closed_until = null, closing = null, barrier = null
+  where true;
+  delete from runhold.metrics_marks where true;
+  delete from public.agent_metrics_hourly where true;
 end;
 $$;
 
