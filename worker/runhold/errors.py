@@ -19,6 +19,10 @@ from __future__ import annotations
 
 from typing import Final
 
+APPLY_MIGRATIONS: Final = "`supabase db push --linked` (hosted) or `runhold dev` (local)"
+"""The commands that bring a database's migrations up to date. Without ``--linked``, version 3 of the Supabase CLI
+pushes to the local database; versions 2 and 3 both have the flag."""
+
 
 class RunholdError(Exception):
     """Base of all errors that Runhold raises. ``str(error)`` is one sentence that says what to do."""

@@ -178,7 +178,7 @@ async def test_a_workers_token_is_presented_beside_the_key_and_a_refusal_names_i
 @respx.mock
 async def test_missing_migrations_are_said_after_one_more_try(rpc: Rpc, route: respx.Route) -> None:
     route.mock(return_value=_problem(404, "PGRST202"))
-    with pytest.raises(ConfigError, match="supabase db push"):
+    with pytest.raises(ConfigError, match="supabase db push --linked"):
         await rpc.call("f", {}, deadline_s=1)
     assert route.call_count == 2
 

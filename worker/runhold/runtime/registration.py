@@ -15,7 +15,14 @@ from typing import Final, Protocol
 from uuid import UUID, uuid4
 
 from runhold.agents import Agent
-from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead, is_retryable
+from runhold.errors import (
+    APPLY_MIGRATIONS,
+    ConfigError,
+    StoreError,
+    StoreUnavailable,
+    WorkerDead,
+    is_retryable,
+)
 from runhold.loop.ports import Definition, JsonObject
 from runhold.runtime.clock import lease_now
 from runhold.runtime.config import WorkerConfig
@@ -124,7 +131,7 @@ def _require_schema(found: int) -> None:
     if found < SCHEMA_VERSION:
         raise ConfigError(
             f"The database's migrations are of version {found}, older than this worker's ({SCHEMA_VERSION}): "
-            "run `supabase db push` (hosted) or `runhold dev` (local), then start it again."
+            f"run {APPLY_MIGRATIONS}, then start it again."
         )
     if found > SCHEMA_VERSION:
         raise ConfigError(

@@ -18,7 +18,15 @@ import httpx
 from pydantic_core import from_json, to_json
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from runhold.errors import ConfigError, Refused, StoreError, StoreUnavailable, WorkerDead, is_retryable
+from runhold.errors import (
+    APPLY_MIGRATIONS,
+    ConfigError,
+    Refused,
+    StoreError,
+    StoreUnavailable,
+    WorkerDead,
+    is_retryable,
+)
 from runhold.tls import tls_context
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -178,7 +186,7 @@ def missing_function(name: str) -> ConfigError:
     """The sentence for a database without our functions, or with those of another version."""
     return ConfigError(
         f"the database has no function {name} as this worker calls it: its migrations are missing or older "
-        "than the worker. Run `supabase db push` (hosted) or `runhold dev` (local), then start it again"
+        f"than the worker. Run {APPLY_MIGRATIONS}, then start it again"
     )
 
 
@@ -187,8 +195,8 @@ def denied(detail: str, *, has_token: bool = False) -> ConfigError:
     if has_token:
         return ConfigError(
             f"the project refuses the worker's token ({detail}): set RUNHOLD_WORKER_TOKEN to a new one "
-            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL), and run `supabase db push` "
-            "if the migrations are older than this worker"
+            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL); if the migrations are older "
+            f"than this worker, run {APPLY_MIGRATIONS}"
         )
     return ConfigError(
         f"the database refuses the worker's key ({detail}): set SUPABASE_SECRET_KEY to a secret key of the "
