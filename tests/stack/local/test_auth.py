@@ -26,6 +26,12 @@ def mint(stack: LocalStack, *, secret: str | None = None, **claims: Any) -> str:
     return jwt.encode(payload, secret or stack.jwt_secret, algorithm="HS256")
 
 
+def legacy_key(stack: LocalStack, role: str) -> str:
+    """A key of the kind that projects had before publishable and secret keys."""
+    claims = {"iss": "supabase", "role": role, "exp": int(time.time()) + 3600}
+    return jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
+
+
 def who(stack: LocalStack, query: str, key: str | None, bearer: str | None = None) -> httpx.Response:
     headers = {"apikey": key} if key else {}
     if bearer:
@@ -39,6 +45,32 @@ def test_the_key_decides_the_role_without_a_token(api: LocalStack, query: str) -
         for bearer in (None, key):
             answer = who(api, query, key, bearer).json()
             assert (answer["role"], answer["auth_role"], answer["uid"]) == (role, role, None)
+
+
+@WAYS
+def test_legacy_keys_are_keys(api: LocalStack, query: str) -> None:
+    far = int(time.time()) + 3600
+    for role in ("anon", "service_role"):
+        key = legacy_key(api, role)
+        for bearer in (None, key):
+            answer = who(api, query, key, bearer).json()
+            assert (answer["role"], answer["auth_role"], answer["uid"]) == (role, role, None)
+        assert who(api, query, key, mint(api)).json()["uid"] == USER
+    for claims in (
+        {"role": "authenticated", "exp": far},
+        {"role": "anon", "sub": USER, "exp": far},
+        {"role": "service_role", "exp": 1},
+    ):
+        wrong = jwt.encode(claims, api.jwt_secret, algorithm="HS256")
+        assert who(api, query, wrong).status_code == 401, claims
+    forged = jwt.encode({"role": "service_role", "exp": far}, "x" * 32, algorithm="HS256")
+    assert who(api, query, forged, forged).status_code == 401
+
+
+def test_auth_takes_legacy_keys(api: LocalStack) -> None:
+    headers = {"apikey": legacy_key(api, "anon")}
+    assert httpx.get(f"{api.url}/auth/v1/settings", headers=headers).status_code == 200
+    assert httpx.get(f"{api.url}/auth/v1/settings", headers={"apikey": mint(api)}).status_code == 401
 
 
 @WAYS

@@ -18,18 +18,33 @@ export function refuseMalformed(headers) {
   return JSON.stringify({ code: "PGRST301", details: null, hint: null, message });
 }
 
+/** Roles of the keys that projects had before publishable and secret keys: tokens without a user. */
+const LEGACY_ROLES = ["anon", "service_role"];
+
 /** Decides who a request runs as. */
 export class Keys {
-  #roles;
+  #keys;
   #secret;
   #tokens = new Map();
 
   constructor({ publishableKey, secretKey, jwtSecret }) {
-    this.#roles = new Map([
-      [publishableKey, "anon"],
-      [secretKey, "service_role"],
+    this.#keys = new Map([
+      [publishableKey, { type: "publishable", claims: { role: "anon" } }],
+      [secretKey, { type: "secret", claims: { role: "service_role" } }],
     ]);
     this.#secret = jwtSecret;
+  }
+
+  /**
+   * The kind of an `apikey` and the claims of requests without a token: `{ type, claims }`, or null for a wrong key. Lite
+   * asks this, too. A legacy key has a type of its own, because Supabase accepts legacy service keys in browsers.
+   */
+  resolve(key) {
+    const known = this.#keys.get(key);
+    if (known) return known;
+    const claims = key ? this.#claims(key) : null;
+    const isLegacy = claims && LEGACY_ROLES.includes(claims.role) && claims.sub === undefined;
+    return isLegacy ? { type: "legacy", claims } : null;
   }
 
   /**
@@ -37,13 +52,12 @@ export class Keys {
    * that is not one of ours or not valid now.
    */
   caller(headers) {
-    const key = headers.apikey;
-    const role = this.#roles.get(key);
-    if (!role || (role === "service_role" && /^\s*Mozilla\//i.test(headers["user-agent"] ?? ""))) return null;
+    const key = this.resolve(headers.apikey);
+    if (!key || (key.type === "secret" && /^\s*Mozilla\//i.test(headers["user-agent"] ?? ""))) return null;
     const token = /^Bearer\s+(.+)$/.exec(headers.authorization ?? "")?.[1];
     // Supabase's clients send the key itself as the bearer while nobody is signed in.
-    if (token === undefined || token === key || token.startsWith("sb_")) return { role, claims: { role } };
-    const claims = this.#claims(token);
+    const isKey = token === undefined || token === headers.apikey || token.startsWith("sb_");
+    const claims = isKey ? key.claims : this.#claims(token);
     return claims && { role: claims.role ?? "anon", claims };
   }
 

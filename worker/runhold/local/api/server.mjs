@@ -39,7 +39,12 @@ const trustValidTokens = async (context, next) => {
   await next();
 };
 
-const serverOptions = { admin: false, disableStudio: true };
+const keys = new Keys(options);
+const serverOptions = {
+  admin: false,
+  disableStudio: true,
+  apiKeys: { resolver: async (key) => keys.resolve(key) },
+};
 const appOptions = {
   auth: {
     enabled: true,
@@ -66,7 +71,6 @@ const auth = new App({
   options: { server: serverOptions },
 });
 const rpc = new Rpc(catalog, rest.connection.pool);
-const keys = new Keys(options);
 
 const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }, (incoming, outgoing) => {
   if (isRealtime(incoming.url)) {
