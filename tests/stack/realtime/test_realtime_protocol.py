@@ -184,10 +184,3 @@ async def test_stopping_closes_sockets_as_going_away(raw: Any, stack: Stack) -> 
         await socket.nothing_more()
     message = await socket.socket.receive()
     assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
-
-
-async def test_preflight_is_answered_for_browsers(http: aiohttp.ClientSession, stack: Stack) -> None:
-    async with http.options(f"{stack.url}/realtime/v1/api/broadcast") as response:
-        assert response.status == 204
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
-        assert "apikey" in response.headers["Access-Control-Allow-Headers"]

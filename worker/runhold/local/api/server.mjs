@@ -5,13 +5,14 @@
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
 //   catalog.mjs   schema changes are noticed                            lite.mjs              JSON of requests
 //   keys.mjs      who is calling, broken tokens                         tokens.mjs            what a user's token says
-//   pool.mjs      crashes of PostgreSQL
+//   pool.mjs      crashes of PostgreSQL                             cors.mjs              browsers on other origins
 //
 // The configuration comes in the environment, as JSON in RUNHOLD_API. Says `api ready on http://127.0.0.1:PORT`.
 
 import { createServer } from "node:http";
 import { App } from "@supabase/lite";
 import { Catalog } from "./catalog.mjs";
+import { answerPreflight, isPreflight, readableAnywhere } from "./cors.mjs";
 import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
 import { bodyOf, ConnectionError, statusOf } from "./errors.mjs";
 import { forwardRequest, forwardUpgrade } from "./forward.mjs";
@@ -73,6 +74,7 @@ const auth = new App({
 const rpc = new Rpc(catalog, rest.connection.pool);
 
 const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0 }, (incoming, outgoing) => {
+  if (isPreflight(incoming)) return answerPreflight(incoming, outgoing);
   if (isRealtime(incoming.url)) {
     if (realtime) forwardRequest(realtime, incoming, outgoing);
     else send(outgoing, 503, JSON.stringify({ message: "Realtime does not run in this stack." }));
@@ -144,21 +146,13 @@ async function answerByLite(app, incoming, outgoing, url, body, mend) {
   const given = await response.text();
   const mended = mend(given);
   if (mended !== given) response.headers.delete("content-length");
-  const cookies = response.headers.getSetCookie();
-  outgoing.writeHead(response.status, {
-    ...Object.fromEntries(response.headers),
-    ...(cookies.length ? { "set-cookie": cookies } : {}),
-  });
+  outgoing.writeHead(response.status, readableAnywhere([...response.headers]));
   outgoing.end(mended);
 }
 
 function send(outgoing, status, body, headers = {}) {
-  outgoing.writeHead(status, {
-    ...(body === null ? {} : { "content-type": JSON_TYPE, "content-length": Buffer.byteLength(body) }),
-    "access-control-allow-origin": "*",
-    "access-control-expose-headers": "Content-Range, Content-Location, Preference-Applied",
-    ...headers,
-  });
+  const ofBody = body === null ? {} : { "content-type": JSON_TYPE, "content-length": Buffer.byteLength(body) };
+  outgoing.writeHead(status, readableAnywhere({ ...ofBody, ...headers }));
   outgoing.end(body);
 }
 

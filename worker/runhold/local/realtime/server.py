@@ -37,13 +37,6 @@ CHECK_STATEMENT_TIMEOUT_S = 5.0
 # Clients answer a close at once; one that does not is cut off.
 CLOSE_TIMEOUT_S = 1.0
 
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Headers": "authorization, apikey, content-type, x-client-info, x-api-key",
-    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
-    "Access-Control-Max-Age": "86400",
-}
-
 
 class RealtimeServer:
     """A running Realtime server, as an asynchronous context manager.
@@ -191,13 +184,9 @@ class RealtimeServer:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         raw_path = request.rel_url.raw_path
-        if request.method == "OPTIONS":
-            return web.Response(status=204, headers=_CORS)
         if raw_path == SOCKET_PATH:
             return await self._serve_socket(request)
-        response = await self._answer_http(request, raw_path)
-        response.headers.update(_CORS)
-        return response
+        return await self._answer_http(request, raw_path)
 
     async def _answer_http(self, request: web.Request, raw_path: str) -> web.Response:
         if raw_path == HEALTH_PATH:
@@ -213,17 +202,15 @@ class RealtimeServer:
         try:
             version = Version(request.query.get("vsn") or Version.V1)
         except ValueError:
-            return web.json_response(
-                {"error": "unsupported vsn: use 1.0.0 or 2.0.0"}, status=403, headers=_CORS
-            )
+            return web.json_response({"error": "unsupported vsn: use 1.0.0 or 2.0.0"}, status=403)
         api_key = request.headers.get("x-api-key") or request.query.get("apikey") or ""
         if not api_key:
-            return web.json_response({"error": "API key is missing"}, status=401, headers=_CORS)
+            return web.json_response({"error": "API key is missing"}, status=401)
         try:
             self._services.keyring.verify(api_key)
         except TokenError as exc:
             logger.info("socket refused: %s", exc)
-            return web.json_response({"error": exc.handshake_text}, status=401, headers=_CORS)
+            return web.json_response({"error": exc.handshake_text}, status=401)
         # Without compression: frames are small, and it would cost more time than it saves on loopback.
         response = web.WebSocketResponse(max_msg_size=FRAME_LIMIT_BYTES, compress=False)
         await response.prepare(request)
