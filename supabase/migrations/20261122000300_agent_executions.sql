@@ -210,6 +210,9 @@ begin
   if new.forked_from is null then  -- a fork stays with its source's tenant; no client can set either column
     new.tenant_id := runhold.tenant_of(new.user_id);
   end if;
+  if new.user_id = auth.uid() and not runhold.caller_is_service() then  -- of others' runs the claim decides
+    perform runhold.require_may_act(new.user_id, new.tenant_id);
+  end if;
   new.state_since := runhold.now();
   return new;
 end;

@@ -28,6 +28,7 @@ begin
   if auth.uid() is not null and not exists (select from auth.users u where u.id = auth.uid()) then
     perform runhold.refuse('RH010', 'A decision needs a person; this one was erased.', 'Sign in as somebody else.');
   end if;
+  perform runhold.require_caller_may_act();
   return null;
 end;
 $$;
@@ -69,7 +70,10 @@ create function runhold.may_decide(p_user_id uuid, p_review public.agent_reviews
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  if p_review.user_id = p_user_id then
+  if not (select m.allowed from runhold.may_act(
+            p_user_id, case when p_review.user_id = p_user_id then p_review.tenant_id end) m) then
+    return false;
+  elsif p_review.user_id = p_user_id then
     return coalesce((select t.allow_self_review from public.agent_types t where t.name = p_review.agent_type), false);
   end if;
   return exists (
@@ -150,6 +154,9 @@ begin
   end if;
   if old.expires_at <= runhold.now() then
     perform runhold.refuse('RH008', format('This review expired at %s.', old.expires_at), 'The run is being told so.');
+  end if;
+  if old.user_id = v_uid then
+    perform runhold.require_may_act(v_uid, old.tenant_id);
   end if;
   if not runhold.may_decide(v_uid, old) then
     perform runhold.refuse('RH009', 'You can not decide about your own run.',

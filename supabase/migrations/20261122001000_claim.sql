@@ -105,6 +105,9 @@ declare
   c_max_bytes constant bigint := 8 * 1024 * 1024;
   v_worker public.agent_workers;
   v_types text[] := array(select jsonb_object_keys(p_definitions));
+  c_rounds constant integer := 4;
+  v_picked uuid[];
+  v_taken uuid[];
   v_ids uuid[] := '{}';  -- what a worker gets that drains or can't be heard any more
   v_more boolean := false;
 begin
@@ -120,12 +123,18 @@ begin
                    order by x.priority desc, x.created_at, x.id);
     v_more := true;  -- nobody knows any more whether that claim left something
   elsif not v_worker.draining and v_worker.lease_expires_at > runhold.now() then
-    select p.ids, p.more into v_ids, v_more from runhold.pick(v_types, p_n) p;
     update public.agent_workers w set claim_seq = p_seq where w.id = p_worker_id;
-    update public.agent_executions x
-    set status = 'running', worker_id = p_worker_id, fence = x.fence + 1, claim_seq = p_seq, recorded_seq = 0,
-        attempt = x.attempt + 1, wake_at = null, error_detail = null, started_at = coalesce(x.started_at, runhold.now())
-    where x.id = any (v_ids);
+    for v_round in 1 .. c_rounds loop
+      select p.ids, p.more into v_picked, v_more from runhold.pick(v_types, p_n - cardinality(v_ids)) p;
+      v_taken := runhold.set_aside(v_types, v_picked);
+      update public.agent_executions x
+      set status = 'running', worker_id = p_worker_id, fence = x.fence + 1, claim_seq = p_seq, recorded_seq = 0,
+          attempt = x.attempt + 1, wake_at = null, error_detail = null, started_at = coalesce(x.started_at, runhold.now())
+      where x.id = any (v_taken);
+      v_ids := v_ids || v_taken;
+      exit when cardinality(v_taken) = cardinality(v_picked);  -- else: in place of those that were set aside
+      v_more := true;
+    end loop;
   end if;
 
   return jsonb_build_object('runs', runhold.runs_json(v_ids, c_max_bytes), 'more', v_more, 'next_due', runhold.next_due(v_types));

@@ -116,14 +116,20 @@ $$;
 create function runhold.why_stop(p_execution public.agent_executions, p_type_limits jsonb, p_body jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
+declare
+  v_stop jsonb;
 begin
-  if not runhold.means_to_go_on(p_body) then
-    return null;
-  elsif p_execution.cancel_requested_at is not null then
+  if p_execution.cancel_requested_at is not null then
     -- finished reads are no reason to stop: the verdict says that a cancel was requested, and what the model said meanwhile is kept
     return case when p_body -> 'transition' ->> 'to' = 'awaiting_review' or runhold.has_intents(p_body) then '{"code": "CANCELLED"}'::jsonb end;
   end if;
-  return runhold.passed_limit(p_execution, p_type_limits, p_body);
+  if coalesce(p_body -> 'transition' ->> 'to', 'awaiting_review') = 'awaiting_review' then  -- it does not leave by itself
+    v_stop := runhold.stop_of_user(p_execution);
+  end if;
+  if v_stop is null and runhold.means_to_go_on(p_body) then
+    v_stop := runhold.passed_limit(p_execution, p_type_limits, p_body);
+  end if;
+  return v_stop;
 end;
 $$;
 

@@ -94,6 +94,9 @@ as $$
 declare
   v_run public.agent_executions := runhold.lock_steered(p_execution_id);
 begin
+  if auth.uid() is distinct from v_run.user_id then  -- one's own run may always be cancelled
+    perform runhold.require_caller_may_act();
+  end if;
   p_reason := left(p_reason, 2000);
   perform runhold.set_reasons(jsonb_build_object(p_execution_id, p_reason));
 

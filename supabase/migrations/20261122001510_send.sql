@@ -13,6 +13,7 @@ declare
   v_message public.agent_messages;
 begin
   v_run := runhold.lock_steered(p_execution_id);
+  perform runhold.require_both_may_act(v_run);
   if runhold.is_final(v_run.status) then
     perform runhold.refuse('RH014', format('This run has already ended (%s).', v_run.status),
       case v_run.status when 'failed' then 'agent_retry takes it up again; send the message then.'

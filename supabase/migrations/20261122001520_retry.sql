@@ -97,6 +97,7 @@ declare
   v_run public.agent_executions := runhold.lock_steered(p_execution_id);
   v_used_up jsonb;
 begin
+  perform runhold.require_both_may_act(v_run);
   if v_run.status <> 'failed' then
     perform runhold.refuse('RH018', format('Only a failed run can be retried; this one is %s.', v_run.status),
       case when runhold.is_final(v_run.status) then 'agent_fork starts a new run from any of its steps.' else 'It is under way already.' end);

@@ -50,6 +50,7 @@ declare
   v_open record;
   v_fork_id uuid;
 begin
+  perform runhold.require_both_may_act(v_source);
   if p_from_step is null or p_from_step not between 1 and v_source.step_count + 1 then
     perform runhold.refuse('RH020', format('This run has %s steps: from_step must be between 1 and %s.', v_source.step_count, v_source.step_count + 1),
       '1 starts from the beginning.');

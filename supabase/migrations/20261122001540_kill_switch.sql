@@ -6,6 +6,7 @@ create function runhold.switch_type(p_agent_type text, p_enabled boolean) return
 language plpgsql volatile security definer set search_path = ''
 as $$
 begin
+  perform runhold.require_caller_may_act();
   if not (runhold.caller_is_service() or exists (
        select from runhold.reviewers r
        where r.user_id = auth.uid() and r.role = 'operator' and r.tenant_id is null and r.tool_name is null

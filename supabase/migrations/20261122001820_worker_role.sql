@@ -31,14 +31,15 @@ grant usage on schema public to runhold_worker;
 grant execute on function
   public.agent_worker_register, public.agent_worker_definitions, public.agent_worker_claim, public.agent_worker_log,
   public.agent_worker_record, public.agent_worker_heartbeat, public.agent_worker_release, public.agent_worker_stop,
-  public.agent_worker_notifications, public.agent_worker_notified, public.agent_worker_prices, public.agent_sweep
+  public.agent_worker_notifications, public.agent_worker_notified, public.agent_worker_prices, public.agent_worker_user_claims,
+  public.agent_sweep
   to runhold_worker;
 
 -- their bodies, which the API does not reach
 grant execute on function
   runhold.worker_register, runhold.worker_definitions, runhold.worker_claim, runhold.worker_log, runhold.worker_record,
   runhold.worker_heartbeat, runhold.worker_release, runhold.worker_stop, runhold.worker_notifications,
-  runhold.worker_notified, runhold.worker_prices, runhold.sweep
+  runhold.worker_notified, runhold.worker_prices, runhold.worker_user_claims, runhold.sweep
   to runhold_worker;
 
 -- Realtime. Wake-ups and probes come in, progress goes out: hints without a word of what runs are about, except progress,

@@ -27,7 +27,7 @@ delete from public.agent_usage;
 delete from public.model_prices;
 delete from realtime.messages;
 update runhold.settings set value = '{app_metadata,tenant_id}' where name = 'tenant_claim';
-update runhold.settings set value = null where name = 'retention';
+update runhold.settings set value = null where name <> 'tenant_claim';
 update runhold.liveness
 set last_beat_at = now(), beating_since = now(), last_sweep_at = now(), sweeping_since = now();
 select setval('runhold.last_wake', 0);

@@ -100,6 +100,7 @@ def test_workers_may_execute_these_and_no_others(world: World) -> None:
         "worker_register",
         "worker_release",
         "worker_stop",
+        "worker_user_claims",
     ]
     assert callable_by(world, "runhold_worker") == sorted(
         [*calls, *(f"agent_{name}" for name in calls), "agent_sweep", "sweep"]

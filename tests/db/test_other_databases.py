@@ -17,7 +17,8 @@ MIGRATIONS = sorted((Path(__file__).parents[2] / "supabase" / "migrations").glob
 AUTH = """
 create schema auth authorization postgres;
 grant usage on schema auth to anon, authenticated, service_role;
-create table auth.users (id uuid primary key, email text, raw_app_meta_data jsonb default '{}');
+create table auth.users (
+  id uuid primary key, email text, raw_app_meta_data jsonb default '{}', banned_until timestamptz, deleted_at timestamptz);
 alter table auth.users owner to postgres;
 create function auth.jwt() returns jsonb language sql stable
 return nullif(current_setting('request.jwt.claims', true), '')::jsonb;

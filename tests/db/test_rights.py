@@ -141,6 +141,11 @@ FUNCTIONS = {
         "agent_worker_release(%(worker)s, '{}')", ("service", "worker"), WORKERS_ONLY
     ),
     "agent_worker_stop": Api("agent_worker_stop(%(worker)s, true)", ("service", "worker"), WORKERS_ONLY),
+    "agent_worker_user_claims": Api(
+        "coalesce(agent_worker_user_claims(%(worker)s, %(run)s, 1), '{}')",
+        ("service", "worker"),
+        WORKERS_ONLY,
+    ),
     "agent_worker_notifications": Api(
         "agent_worker_notifications(%(worker)s, 1, '{webhook}')", ("service", "worker"), WORKERS_ONLY
     ),

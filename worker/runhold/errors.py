@@ -122,6 +122,7 @@ REFUSALS: Final[dict[str, str]] = {
     "RH019": "the run would fail again at once: a limit is used up",
     "RH020": "the run can not be forked from that step",
     "RH021": "only an operator of the agent type may do this",
+    "RH022": "the user was deleted, is banned or left the tenant",
 }
 """SQLSTATE → meaning. ``docs/reference/errors.md`` has the same table; a test keeps them equal."""
 

@@ -104,6 +104,9 @@ FUNCTIONS = {
     "agent_worker_log": workers_only(
         lambda vault: {"worker_id": vault.worker_id, "execution_id": vault.runs["owner"], "fence": 1}
     ),
+    "agent_worker_user_claims": workers_only(
+        lambda vault: {"worker_id": vault.worker_id, "execution_id": vault.runs["owner"], "fence": 1}
+    ),
     "agent_worker_record": workers_only(lambda vault: {"worker_id": vault.worker_id, "entries": []}),
     "agent_worker_heartbeat": workers_only(
         lambda vault: {"worker_id": vault.worker_id, "held": [], "last_seq": 0}
