@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from preload import safe_update_settings
+
 from runhold.local.control import erase
 from runhold.local.stack import LocalStack, StackOptions
 
@@ -30,12 +32,19 @@ async def on_its_loop(stack: LocalStack, doing: Coroutine[Any, Any, T]) -> T:
 def running_stack(*, api: bool = True, realtime: bool = True, durable: bool = False) -> Iterator[LocalStack]:
     """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end.
 
-    `durable`: a crash of its PostgreSQL loses nothing that was committed; slower.
+    `durable`: a crash of its PostgreSQL loses nothing that was committed; slower. Sessions of the API refuse an
+    UPDATE or DELETE without WHERE, as on hosted projects, where a C compiler is installed.
     """
     folder = Path(tempfile.mkdtemp(prefix="runhold-test-"))
     folder.chmod(0o755)  # so that the database files can be beside the rest also when root runs the tests
     options = StackOptions(
-        folder=folder / "stack", port=0, api=api, realtime=realtime, seed=False, durable=durable
+        folder=folder / "stack",
+        port=0,
+        api=api,
+        realtime=realtime,
+        seed=False,
+        durable=durable,
+        postgres_settings=safe_update_settings() if api else {},
     )
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="local stack", daemon=True)
