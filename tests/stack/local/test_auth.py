@@ -10,6 +10,7 @@ import httpx
 import jwt
 import psycopg
 import pytest
+from auth_http import legacy_key
 from supabase import create_async_client
 from supabase_auth.errors import AuthApiError
 
@@ -24,12 +25,6 @@ def mint(stack: LocalStack, *, secret: str | None = None, **claims: Any) -> str:
     now = int(time.time())
     payload = {"sub": USER, "role": "authenticated", "aud": "authenticated", "exp": now + 60, **claims}
     return jwt.encode(payload, secret or stack.jwt_secret, algorithm="HS256")
-
-
-def legacy_key(stack: LocalStack, role: str) -> str:
-    """A key of the kind that projects had before publishable and secret keys."""
-    claims = {"iss": "supabase", "role": role, "exp": int(time.time()) + 3600}
-    return jwt.encode(claims, stack.jwt_secret, algorithm="HS256")
 
 
 def who(stack: LocalStack, query: str, key: str | None, bearer: str | None = None) -> httpx.Response:

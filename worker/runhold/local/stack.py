@@ -18,6 +18,7 @@ import jwt
 from runhold.local.api import ApiDatabase, start_api
 from runhold.local.bootstrap import bootstrap
 from runhold.local.child import Child
+from runhold.local.config import read_config
 from runhold.local.errors import StackError
 from runhold.local.lock import FolderLock, RunningStack
 from runhold.local.migrations import apply_project
@@ -173,6 +174,7 @@ class LocalStack:
             ),
             realtime_url=None if self._realtime_port is None else f"http://{LOOPBACK}:{self._realtime_port}",
             state=self._kept,
+            auth=read_config(self.options.project).auth,
         )
         return child
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from runhold.local.node import find_node, install_packages, place_program
 from runhold.local.state import StackState
 
 READY = "api ready on "
+BCRYPT_COST = "4"
+"""The lowest: passwords of a local stack protect nothing, and at the usual 10 each takes 0.1 s. Where such a database
+is moved to Supabase, Auth hashes a password of this cost anew when its user signs in."""
 SOURCE = Path(__file__).parent
 
 
@@ -25,9 +29,18 @@ class ApiDatabase:
 
 
 async def start_api(
-    *, log: Path, port: int, database: ApiDatabase, realtime_url: str | None, state: StackState
+    *,
+    log: Path,
+    port: int,
+    database: ApiDatabase,
+    realtime_url: str | None,
+    state: StackState,
+    auth: Mapping[str, object],
 ) -> tuple[Child, str]:
-    """Start it on a loopback port, 0 for any free one; answers its origin too. Raises NodeUnusable, ChildEnded."""
+    """Start it on a loopback port, 0 for any free one; answers its origin too. Raises NodeUnusable, ChildEnded.
+
+    `auth`: settings of Auth as in `config.toml`.
+    """
     node = await find_node()
     packages = await install_packages(SOURCE)
     options = {
@@ -39,6 +52,7 @@ async def start_api(
         "jwtSecret": state.jwt_secret,
         "publishableKey": state.publishable_key,
         "secretKey": state.secret_key,
+        "auth": auth,
     }
     spec = ChildSpec(
         name="The REST and Auth API",
@@ -50,6 +64,7 @@ async def start_api(
             **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ},
             "RUNHOLD_API": json.dumps(options),
             "NODE_ENV": "production",
+            "LITE_AUTH_BCRYPT_COST": BCRYPT_COST,
             "LITE_TELEMETRY": "0",
             "DO_NOT_TRACK": "1",
         },

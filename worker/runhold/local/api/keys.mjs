@@ -47,17 +47,27 @@ export class Keys {
     return isLegacy ? { type: "legacy", claims } : null;
   }
 
+  /** The request's key, resolved; null if there is none, it is wrong, or it is a secret key in a browser. */
+  keyOf(headers) {
+    const key = this.resolve(headers.apikey);
+    return key?.type === "secret" && /^\s*Mozilla\//i.test(headers["user-agent"] ?? "") ? null : key;
+  }
+
+  /** The request's token, unless it is a key: Supabase's clients send theirs as the bearer while nobody is signed in. */
+  tokenOf(headers) {
+    const token = /^Bearer\s+(.+)$/i.exec(headers.authorization ?? "")?.[1];
+    return token === headers.apikey || token?.startsWith("sb_") ? undefined : token;
+  }
+
   /**
-   * `{ role, claims }`, or null if the request is for lite to judge: no or a wrong key, a secret key in a browser, a token
-   * that is not one of ours or not valid now.
+   * `{ role, claims }`, or null if the request is for lite to judge: no good key, a token that is not one of ours or not
+   * valid now.
    */
   caller(headers) {
-    const key = this.resolve(headers.apikey);
-    if (!key || (key.type === "secret" && /^\s*Mozilla\//i.test(headers["user-agent"] ?? ""))) return null;
-    const token = /^Bearer\s+(.+)$/.exec(headers.authorization ?? "")?.[1];
-    // Supabase's clients send the key itself as the bearer while nobody is signed in.
-    const isKey = token === undefined || token === headers.apikey || token.startsWith("sb_");
-    const claims = isKey ? key.claims : this.#claims(token);
+    const key = this.keyOf(headers);
+    if (!key) return null;
+    const token = this.tokenOf(headers);
+    const claims = token === undefined ? key.claims : this.#claims(token);
     return claims && { role: claims.role ?? "anon", claims };
   }
 

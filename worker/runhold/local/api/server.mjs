@@ -4,13 +4,16 @@
 //   database.mjs, context.mjs  grants, request context, errors          types.mjs, marks.mjs  values unchanged by JavaScript
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
 //   catalog.mjs   schema changes are noticed                            lite.mjs              JSON of requests
-//   keys.mjs      who is calling, broken tokens                         tokens.mjs            what a user's token says
-//   pool.mjs      crashes of PostgreSQL                             cors.mjs              browsers on other origins
+//   keys.mjs      who is calling, broken tokens                         pool.mjs              crashes of PostgreSQL
+//   cors.mjs      browsers on other origins
+//   auth.mjs      Auth: routes and refusals; auth_admin.mjs, auth_links.mjs the admin API; auth_service.mjs bans, anonymous
+//                 users, what tokens say (tokens.mjs); auth_users.mjs what these do to a user; auth_errors.mjs
 //
 // The configuration comes in the environment, as JSON in RUNHOLD_API. Says `api ready on http://127.0.0.1:PORT`.
 
 import { createServer } from "node:http";
 import { App } from "@supabase/lite";
+import { authMiddleware } from "./auth.mjs";
 import { Catalog } from "./catalog.mjs";
 import { answerPreflight, isPreflight, readableAnywhere } from "./cors.mjs";
 import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
@@ -20,7 +23,6 @@ import { Keys, refuseMalformed } from "./keys.mjs";
 import { exactBody } from "./lite.mjs";
 import { unmarkJson } from "./marks.mjs";
 import { Rpc } from "./rpc.mjs";
-import { completeSession } from "./tokens.mjs";
 import { authTypes } from "./types.mjs";
 
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
@@ -30,6 +32,7 @@ const JSON_TYPE = "application/json; charset=utf-8";
 
 const options = JSON.parse(process.env.RUNHOLD_API);
 const realtime = options.realtimeUrl ? new URL(options.realtimeUrl) : null;
+let origin; // known once the server listens
 
 // For every request with a token, also to REST, lite reads the user and the session and, not finding them, lets the request
 // pass as if nothing was wrong. As authenticator it may not even read them. PostgREST trusts a valid token alone, so REST
@@ -52,8 +55,8 @@ const appOptions = {
     jwt_secret: options.jwtSecret,
     publishable_key: options.publishableKey,
     secret_key: options.secretKey,
-    enable_signup: true,
-    email: { enable_signup: true, enable_confirmations: false },
+    ...options.auth,
+    email: { enable_signup: true, enable_confirmations: false, ...options.auth.email },
   },
   api: { enabled: true, schemas: EXPOSED_SCHEMAS, max_rows: 1000 },
   storage: { enabled: false },
@@ -69,7 +72,12 @@ const rest = new App({
 const auth = new App({
   ...appOptions,
   connection: createAuthConnection(options.authUrl, authTypes),
-  options: { server: serverOptions },
+  options: {
+    server: {
+      ...serverOptions,
+      middlewares: [authMiddleware({ keys, jwtSecret: options.jwtSecret, settings: appOptions.auth })],
+    },
+  },
 });
 const rpc = new Rpc(catalog, rest.connection.pool);
 
@@ -108,11 +116,10 @@ function isRealtime(url) {
 async function serve(incoming, outgoing) {
   const text = await readBody(incoming, outgoing);
   if (text === null) return;
-  const url = new URL(incoming.url, options.origin ?? "http://127.0.0.1");
+  const url = new URL(incoming.url, origin);
   const isRest = url.pathname.startsWith("/rest/v1/");
   if (!isRest) {
-    const mend = (body) => completeSession(body, options.jwtSecret);
-    return answerByLite(auth, incoming, outgoing, url, text, mend);
+    return answerByLite(auth, incoming, outgoing, url, text, (body) => body);
   }
   const refusal = refuseMalformed(incoming.headers);
   if (refusal) return send(outgoing, 401, refusal);
@@ -185,7 +192,8 @@ process.on("SIGTERM", stop);
 
 await Promise.all([catalog.listen(), catalog.introspection(), rest.init(), auth.init()]);
 server.listen(options.port, "127.0.0.1", () => {
-  console.log(`api ready on http://127.0.0.1:${server.address().port}`);
+  origin = `http://127.0.0.1:${server.address().port}`;
+  console.log(`api ready on ${origin}`);
 });
 server.on("error", (error) => {
   console.error(`api cannot listen: ${error.message}`);
