@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "loop": {"agents", "credentials", "errors"},
     "models": {"loop", "errors", "tls"},
     "telemetry": {"credentials", "errors"},
-    "store": {"loop", "errors", "telemetry", "tls"},
+    "store": {"loop", "errors", "telemetry", "credentials", "tls"},
     "runtime": {"store", "loop", "agents", "models", "telemetry", "credentials", "errors", "tls"},
     "audit": {"errors"},
     "local": {"errors", "models"},

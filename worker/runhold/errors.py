@@ -9,15 +9,18 @@ RunholdError
 │   ├── ModelTimeout           no answer within the step's time
 │   └── ModelRejected          the request will never be accepted as it is (401, 400, …)
 └── StoreError             the database refused or could not be reached
-    ├── StoreUnavailable       transport: outcome unknown, the same call may be repeated
-    └── Refused                a domain refusal with one of our SQLSTATEs (RH…)
+    ├── StoreUnavailable       no answer of the database: outcome unknown, the same call may be repeated
+    ├── ContentRejected        what is between worker and database lets one entry of a run not pass
+    ├── RecordTooLarge         an entry is larger than what gateways let pass
+    └── Refused                an answer of PostgREST or PostgreSQL with a code; RH… are ours, see REFUSALS
         ├── WorkerDead             this worker's lease was given away: register anew
-        └── …                      see REFUSALS
+        └── KeyRejected            the key or the token was rejected
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 APPLY_MIGRATIONS: Final = "`supabase db push --linked` (hosted) or `runhold dev` (local)"
 """The commands that bring a database's migrations up to date. Without ``--linked``, version 3 of the Supabase CLI
@@ -80,13 +83,13 @@ class StoreError(RunholdError):
 
 
 class StoreUnavailable(StoreError):
-    """Nobody knows whether the call was carried out: the same call may be repeated."""
+    """No answer of the database came, so it may have carried out the call: repeat the same call."""
 
 
 class Refused(StoreError):
-    """The database refused a call for a reason of ours.
+    """PostgREST or PostgreSQL refused a call; with a code of :data:`REFUSALS`, for a reason of ours.
 
-    :ivar code: the SQLSTATE, a key of :data:`REFUSALS` (or any other SQLSTATE or PGRST code).
+    :ivar code: the SQLSTATE (a key of :data:`REFUSALS` or any other) or the PGRST code.
     :ivar hint: what to do about it, if the database said so.
     """
 
@@ -94,6 +97,33 @@ class Refused(StoreError):
         super().__init__(message)
         self.code = code
         self.hint = hint
+
+
+class KeyRejected(Refused):
+    """The worker's key or token was rejected. That may be for a moment only."""
+
+
+class ContentRejected(StoreError):
+    """A gateway rejects what one entry of a run holds, while it lets other entries pass.
+
+    :ivar facts: for ``error_detail``: ``status`` (HTTP, or None if no answer came), ``answer`` (how the answer begins,
+        as plain words) and ``bytes`` (size of the entry). Nothing of the entry itself.
+    """
+
+    def __init__(self, message: str, *, facts: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class RecordTooLarge(StoreError):
+    """An entry of a run is larger than what a gateway in front of the database is sure to let pass.
+
+    :ivar facts: for ``error_detail``: ``part``, ``bytes`` and ``allowed``.
+    """
+
+    def __init__(self, message: str, *, facts: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
 
 
 class WorkerDead(Refused):
@@ -125,21 +155,3 @@ REFUSALS: Final[dict[str, str]] = {
     "RH022": "the user was deleted, is banned or left the tenant",
 }
 """SQLSTATE → meaning. ``docs/reference/errors.md`` has the same table; a test keeps them equal."""
-
-_RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01", "55P03", "57P01", "57P02", "57P03"})
-_RETRYABLE_CLASSES: Final = ("08", "53")
-_RETRYABLE_POSTGREST: Final = frozenset({"PGRST000", "PGRST001", "PGRST002", "PGRST003"})
-
-
-def is_retryable(error: BaseException) -> bool:
-    """Whether repeating the same idempotent database call may succeed without anybody's help."""
-    if isinstance(error, StoreUnavailable):
-        return True
-    if isinstance(error, Refused):
-        code = error.code
-        return (
-            code in _RETRYABLE_SQLSTATES
-            or code in _RETRYABLE_POSTGREST
-            or (len(code) == 5 and code.startswith(_RETRYABLE_CLASSES))
-        )
-    return False

@@ -46,7 +46,7 @@ async def test_a_token_that_lets_nobody_in_ends_the_worker_with_a_sentence(
     given = {"role": "runhold_worker", "exp": int(time.time()) + 86400, **claims}
     key = town.stack.jwt_secret if secret == "the stack's" else secret
     token = jwt.encode(given, key, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
-    worker = town.worker(RUNHOLD_WORKER_TOKEN=token)
+    worker = town.worker(RUNHOLD_WORKER_TOKEN=token, RUNHOLD_START_TIMEOUT="1")
     assert await worker.ended() == 4
     assert says in worker.log
     assert token not in worker.log

@@ -70,7 +70,9 @@ class FakePort(FakeDatabase):
 
     # ---------------------------------------------------------------------------------------- the calls
 
-    async def register(self, worker: WorkerInfo, definitions: Sequence[Any]) -> Registration:
+    async def register(
+        self, worker: WorkerInfo, definitions: Sequence[Any], *, deadline_s: float = 0
+    ) -> Registration:
         self._fail("register", worker)
         if self.workers.get(worker.id, "alive") != "alive":
             raise WorkerDead("this id was declared dead", code="RH012")

@@ -17,7 +17,7 @@ from runhold.errors import StoreError
 from runhold.runtime import claims
 from runhold.runtime.claims import Claimer
 from runhold.runtime.held import HeldRuns
-from runhold.store.client import UnreadableAnswer
+from runhold.store.answers import UnreadableAnswer
 from runhold.store.records import Claim
 from runhold.testing.chaos.patience import eventually
 
@@ -245,7 +245,7 @@ async def test_the_number_rises_only_after_the_runs_are_held(desk: Desk) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [UnreadableAnswer("not JSON"), StoreError("not what this worker understands")], ids=type
+    "error", [UnreadableAnswer("not JSON"), UnreadableAnswer("not what this worker understands")], ids=str
 )
 async def test_an_answer_that_can_not_be_read_does_not_make_the_worker_deaf(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, error: StoreError

@@ -32,7 +32,7 @@ async def sent_by(progress: Progress, route: respx.Route, count: int = 1) -> lis
 async def test_runs_share_a_request_and_their_news_are_gathered() -> None:
     route = respx.post(ENDPOINT).mock(httpx.Response(202))
     async with httpx.AsyncClient() as http:
-        progress = Progress("http://project.test", Access("sb_secret_x"), http)
+        progress = Progress("http://project.test", lambda: Access("sb_secret_x"), http)
         ada, bob = progress.sink(ADA), progress.sink(BOB)
         ada("step", {"step": 1})
         ada("text", {"step": 1, "text": "Hel"})
@@ -56,7 +56,7 @@ async def test_runs_share_a_request_and_their_news_are_gathered() -> None:
 async def test_too_much_news_loses_its_oldest() -> None:
     route = respx.post(ENDPOINT).mock(httpx.Response(202))
     async with httpx.AsyncClient() as http:
-        progress = Progress("http://project.test", Access("k"), http)
+        progress = Progress("http://project.test", lambda: Access("k"), http)
         for n in range(MAX_EVENTS + 10):
             progress.add(ADA, "tool", {"n": n})
         (message,) = await sent_by(progress, route)
@@ -68,7 +68,7 @@ async def test_too_much_news_loses_its_oldest() -> None:
 async def test_many_runs_take_turns_the_oldest_news_first_and_what_is_too_much_is_dropped() -> None:
     route = respx.post(ENDPOINT).mock(httpx.Response(202))
     async with httpx.AsyncClient() as http:
-        progress = Progress("http://project.test", Access("k"), http)
+        progress = Progress("http://project.test", lambda: Access("k"), http)
         for n in range(MAX_RUNS_WAITING + 3):
             progress.add(UUID(int=n), "step", {"step": 1})
         messages = await sent_by(progress, route)
@@ -86,7 +86,7 @@ async def test_deaf_realtime_costs_a_message_and_one_complaint(
     route = respx.post(ENDPOINT)
     route.mock(trouble) if isinstance(trouble, httpx.Response) else route.mock(side_effect=trouble)
     async with httpx.AsyncClient() as http:
-        progress = Progress("http://project.test", Access("sb_secret_x"), http)
+        progress = Progress("http://project.test", lambda: Access("sb_secret_x"), http)
         for n in range(3):
             progress.add(ADA, "tool", {"n": n})
             with caplog.at_level(logging.WARNING):
@@ -100,7 +100,7 @@ async def test_deaf_realtime_costs_a_message_and_one_complaint(
 async def test_what_is_no_json_is_dropped_and_the_task_lives() -> None:
     route = respx.post(ENDPOINT).mock(httpx.Response(202))
     async with httpx.AsyncClient() as http:
-        progress = Progress("http://project.test", Access("k"), http)
+        progress = Progress("http://project.test", lambda: Access("k"), http)
         task = asyncio.create_task(progress.run())
         progress.add(ADA, "tool", {"n": object()})
         async with asyncio.timeout(30):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,10 +11,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from runhold import Agent
-from runhold.errors import ConfigError, Refused, StoreUnavailable, WorkerDead
-from runhold.runtime import registration
+from runhold.errors import ConfigError, KeyRejected, Refused, StoreUnavailable, WorkerDead
+from runhold.runtime import registration, start
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.registration import SCHEMA_VERSION, Registered, register
+from runhold.runtime.start import PROOFS
+from runhold.store.answers import GatewayAnswer
 from runhold.store.gateway import WorkerInfo
 from runhold.store.records import Registration
 
@@ -31,7 +34,9 @@ class Port:
         self.schema_version = schema_version
         self.ids: list[UUID] = []
 
-    async def register(self, worker: WorkerInfo, definitions: Sequence[Any]) -> Registration:
+    async def register(
+        self, worker: WorkerInfo, definitions: Sequence[Any], *, deadline_s: float
+    ) -> Registration:
         self.ids.append(worker.id)
         if self.failures:
             raise self.failures.pop(0)
@@ -41,8 +46,8 @@ class Port:
         )
 
 
-async def registered(port: Port, *, first: bool) -> Registered | None:
-    config = WorkerConfig(url="http://x.test", secret_key="sb_secret_x")
+async def registered(port: Port, *, first: bool, **options: Any) -> Registered | None:
+    config = WorkerConfig(url="http://x.test", secret_key="sb_secret_x", **options)
     return await register(
         config, {"one": AGENT}, port, version="0", stop=asyncio.Event(), for_the_first_time=first
     )
@@ -92,6 +97,110 @@ async def test_a_lease_that_was_over_when_the_answer_came_is_asked_for_again() -
     assert len(set(port.ids)) == 1
 
 
-async def test_a_refusal_that_will_last_ends_it() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [Refused("no", code="RH013"), Refused("?", code="PGRST202"), KeyRejected("JWT expired", code="PGRST303")],
+)
+async def test_no_refusal_ends_a_worker_that_was_ready_once(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(registration, "REGISTER_AGAIN_S", 0.001)
+    assert await registered(Port(*[error] * 20), first=False) is not None
+
+
+# ------------------------------------------------------------------------------------------- the first time
+
+
+def page(status: int, says: str = "hello", *, is_json: bool = False) -> GatewayAnswer:
+    return GatewayAnswer(f"answered {status}", status=status, says=says, is_json=is_json)
+
+
+def no_such_host(number: int) -> StoreUnavailable:
+    error = StoreUnavailable("no answer")
+    error.__cause__ = ConnectionError()
+    error.__cause__.__context__ = socket.gaierror(number, "not known")
+    return error
+
+
+@pytest.fixture
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "PROOF_PAUSE_S", 0.001)
+    monkeypatch.setattr(start, "BACKOFF_CAP_S", 0.0)
+
+
+PASSING = [
+    StoreUnavailable("refused"),
+    KeyRejected("JWT issued at future", code="PGRST303"),
+    Refused("starting up", code="57P03"),
+    Refused("permission denied", code="42501"),
+    Refused("cannot execute INSERT in a read-only transaction", code="25006"),
+    Refused("no function", code="PGRST202"),
+    page(402),
+    page(403),
+    page(404, "no Route matched", is_json=True),
+    page(404),
+    page(502),
+    page(302),
+    no_such_host(socket.EAI_AGAIN),
+    no_such_host(socket.EAI_NONAME),
+    WorkerDead("used before", code="RH012"),
+]
+
+
+@pytest.mark.usefixtures("_hasty")
+async def test_a_start_outlives_every_failure_that_passes() -> None:
+    port = Port(*PASSING)
+    assert await registered(port, first=True) is not None
+    assert not port.failures
+
+
+@pytest.mark.usefixtures("_hasty")
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (page(404, "Not Found"), r"no Supabase project \(http://x.test\): it answers 404 Not Found\."),
+        (page(200, "Welcome"), "it answers 200 Welcome"),
+        (page(301, ""), "it answers 301"),
+        (page(405), "it answers 405"),
+        (no_such_host(socket.EAI_NONAME), "there is no such host"),
+    ],
+)
+async def test_what_proves_that_there_is_no_project_ends_the_start_at_once(
+    error: StoreUnavailable, says: str
+) -> None:
+    port = Port(*[error] * 100)
+    with pytest.raises(ConfigError, match=says) as caught:
+        await registered(port, first=True)
+    assert len(port.ids) == PROOFS
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_hasty")
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (StoreUnavailable("refused"), r"Nothing answers at SUPABASE_URL \(http://x.test\): refused\."),
+        (page(503), "Nothing answers"),
+        (KeyRejected("Invalid API key", code="401"), "Invalid API key.*set SUPABASE_SECRET_KEY"),
+        (Refused("permission denied", code="42501"), "permission denied.*set SUPABASE_SECRET_KEY"),
+        (Refused("read-only", code="25006"), r"can't be used: read-only \[25006\]"),
+        (Refused("no type", code="42704"), "supabase db push"),
+    ],
+)
+async def test_what_does_not_pass_in_time_ends_the_start_in_one_sentence(error: Exception, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        await registered(Port(*[error] * 10_000), first=True, start_timeout_s=0.02)
+
+
+async def test_functions_that_stay_missing_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BACKOFF_CAP_S", 0.0)
+    monkeypatch.setattr(start, "STALE_SCHEMA_S", 0.05)
+    with pytest.raises(ConfigError, match="supabase db push"):
+        await registered(Port(*[Refused("no function", code="PGRST202")] * 10_000), first=True)
+
+
+async def test_a_refusal_of_ours_ends_the_start_at_once() -> None:
+    port = Port(*[Refused("no", code="RH013")] * 2)
     with pytest.raises(Refused, match="no"):
-        await registered(Port(Refused("no", code="RH013")), first=False)
+        await registered(port, first=True)
+    assert len(port.ids) == 1

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -228,18 +228,14 @@ async def test_a_good_connection_is_replaced_before_its_token_can_run_out(
 def _pauses(monkeypatch: pytest.MonkeyPatch, count: int, **state: Any) -> list[float]:
     """The pauses between attempts that a listener makes, at the most that chance allows."""
     pauses: list[float] = []
-    sleep = asyncio.sleep
 
-    async def noted(seconds: float) -> None:
-        if seconds < 0.01:  # a test's own
-            return await sleep(seconds)
+    async def noted(_: wake.Listener, seconds: float, __: Access) -> None:
         pauses.append(seconds)
         if len(pauses) == count:
             raise asyncio.CancelledError
-        return None
 
     monkeypatch.setattr("random.uniform", lambda low, high: high)
-    monkeypatch.setattr(asyncio, "sleep", noted)
+    monkeypatch.setattr(wake.Listener, "_pause", noted)
 
     async def main() -> None:
         air = Air()
@@ -275,3 +271,49 @@ def test_after_a_connection_that_was_heard_for_long_the_first_attempt_is_quick(
 ) -> None:
     monkeypatch.setattr(wake, "STEADY_S", 0.0)
     assert _pauses(monkeypatch, 4) == [1, 1, 1, 1]
+
+
+async def test_a_new_key_is_used_at_once_and_by_a_connection_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    presented: list[Access] = []
+    now = [Access("sb_secret_old")]
+
+    async def connect(url: str, access: Access, *_: Any) -> Any:
+        presented.append(access)
+        if access.api_key == "sb_secret_rejected":
+            raise OSError("403")
+        return Deaf()
+
+    monkeypatch.setattr(wake, "TICK_S", 0.01)
+    monkeypatch.setattr(wake, "BACKOFF_BASE_S", 1000.0)
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    config = WorkerConfig(url="http://x.test", secret_key="sb_secret_old")
+    listener = wake.Listener(
+        config, uuid4(), on_wake=_nothing, on_joined=_nothing, access=lambda: now[0], connect=connect
+    )
+    listening = asyncio.create_task(listener.run())
+    for number, key in enumerate(("sb_secret_rejected", "sb_secret_new"), start=1):
+        await eventually(lambda number=number: len(presented) == number)
+        now[0] = Access(key)
+    await eventually(lambda: presented[-1].api_key == "sb_secret_new")
+    assert [access.api_key for access in presented] == [
+        "sb_secret_old",
+        "sb_secret_rejected",
+        "sb_secret_new",
+    ]
+    listening.cancel()
+
+
+class Deaf:
+    """A connection on which nothing happens."""
+
+    def __init__(self) -> None:
+        self.trouble, self.why = asyncio.Event(), ""
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+def _nothing() -> None:
+    pass

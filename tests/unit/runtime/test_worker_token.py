@@ -99,8 +99,8 @@ async def test_the_end_is_told_from_a_week_before_and_daily(
     monkeypatch.setattr("runhold.runtime.worker_token.asyncio.sleep", sleep)
     ends = read_worker_token(token(exp=NOW + 9.5 * DAY_S), now=NOW)
     with pytest.raises(asyncio.CancelledError), caplog.at_level(logging.WARNING):
-        await warn_before_the_end(ends, clock=lambda: now[0])
+        await warn_before_the_end(lambda: ends, clock=lambda: now[0])
     assert naps == [DAY_S, DAY_S, DAY_S / 2, DAY_S, DAY_S]
     assert [record.getMessage() for record in caplog.records] == [
-        "RUNHOLD_WORKER_TOKEN ends on 2027-01-24, and then this worker does: `runhold worker-token` makes a new one"
+        "RUNHOLD_WORKER_TOKEN ends on 2027-01-24, and then this worker does unless .env has a new one: `runhold worker-token` makes a new one"
     ] * 2

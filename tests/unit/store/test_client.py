@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -11,9 +12,10 @@ import httpx
 import pytest
 import respx
 
-from runhold.errors import ConfigError, Refused, StoreUnavailable, WorkerDead
+from runhold.errors import ConfigError, KeyRejected, Refused, StoreUnavailable, WorkerDead
 from runhold.store import client
-from runhold.store.client import Access, Rpc, backoff_s, connect
+from runhold.store.answers import KINDS, GatewayAnswer, explained, kind_of
+from runhold.store.client import Access, FixedAccess, Rpc, backoff_s, connect
 from runhold.store.gateway import Gateway, WorkerInfo
 
 URL = "https://project.supabase.test"
@@ -23,12 +25,11 @@ KEY = "sb_secret_very_secret"
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.0)
-    monkeypatch.setattr(client, "STALE_SCHEMA_RETRY_S", 0.0)
 
 
 @pytest.fixture
 async def rpc() -> AsyncIterator[Rpc]:
-    rpc = Rpc(await connect(URL, Access(KEY), timeout_s=5, connections=2))
+    rpc = Rpc(await connect(URL, Access(KEY), timeout_s=5, connections=2), FixedAccess(Access(KEY)))
     yield rpc
     await rpc.aclose()
 
@@ -44,6 +45,19 @@ def _problem(
     return httpx.Response(status, json={"code": code, "message": message, "hint": hint, "details": None})
 
 
+GATEWAY_STATUSES = (
+    400, 402, 403, 404, 405, 406, 407, 408, 409, 410, 413, 414, 415, 421, 422, 425, 428, 429, 431, 451, 499, 500, 501,
+    502, 503, 504, 507, 520, 521, 522, 523, 524, 525, 526, 527, 530, 540,
+)  # fmt: skip
+PASSING_CODES = (
+    "08006", "25006", "28000", "28P01", "3D000", "3F000", "40001", "40P01", "42501", "42883", "42P01", "42703", "53100",
+    "53200", "53300", "53400", "55P03", "57014", "57P01", "57P03", "58000", "58030", "XX000", "XX001", "F0000",
+    "PGRST000", "PGRST001", "PGRST002", "PGRST003", "PGRST106", "PGRST202", "PGRST203", "PGRST300", "PGRST301",
+    "PGRST302", "PGRST303", "PGRSTX00",
+)  # fmt: skip
+JSON = {"Content-Type": "application/json; charset=utf-8"}
+
+
 @respx.mock
 async def test_a_call_posts_its_arguments_with_the_key(rpc: Rpc, route: respx.Route) -> None:
     route.respond(json={"n": 1})
@@ -57,37 +71,53 @@ async def test_a_call_posts_its_arguments_with_the_key(rpc: Rpc, route: respx.Ro
 
 
 @respx.mock
-async def test_an_empty_answer_is_none(rpc: Rpc, route: respx.Route) -> None:
+async def test_a_function_that_answers_nothing_gives_none(rpc: Rpc, route: respx.Route) -> None:
     route.respond(204)
     assert await rpc.call("f", {}, deadline_s=1) is None
 
 
+PASSING: list[httpx.Response | Exception] = [
+    httpx.ConnectError("refused"),
+    httpx.ReadTimeout("slow"),
+    httpx.RemoteProtocolError("GOAWAY"),
+    ValueError("whatever a library raises about a malformed answer"),
+    *(httpx.Response(status, text="<html><title>Sorry</title></html>") for status in GATEWAY_STATUSES),
+    *(httpx.Response(status, json={"message": "no Route matched"}) for status in GATEWAY_STATUSES),
+    httpx.Response(200),
+    httpx.Response(200, text="<html>captive portal</html>"),
+    httpx.Response(200, text="7"),  # not of the type of JSON
+    httpx.Response(200, headers=JSON, content=b'{"runs": ['),
+    httpx.Response(302, headers={"Location": "https://login.test"}),
+    httpx.Response(429, headers={"Retry-After": "0"}),
+    httpx.Response(404, json={"code": "PGRST202", "message": "PostgREST gives more members"}),
+    *(_problem(400, code) for code in PASSING_CODES),
+    _problem(401, "22023", 'role "runhold_worker" does not exist'),
+]
+
+
 @respx.mock
-@pytest.mark.parametrize(
-    "failure",
-    [
-        httpx.ConnectError("refused"),
-        httpx.ReadTimeout("slow"),
-        httpx.RemoteProtocolError("GOAWAY"),
-        httpx.Response(502, text="<html>bad gateway</html>"),
-        httpx.Response(503),
-        httpx.Response(504),
-        httpx.Response(520),
-        httpx.Response(500, text="oops"),
-        httpx.Response(429, headers={"Retry-After": "0"}),
-        httpx.Response(200, text="<html>captive portal</html>"),
-        _problem(503, "PGRST001"),
-        _problem(500, "40P01"),
-        _problem(503, "53300"),
-        _problem(500, "57P03"),
-    ],
-)
+@pytest.mark.parametrize("failure", PASSING, ids=str)
 async def test_what_may_pass_is_repeated_until_it_works(
-    rpc: Rpc, route: respx.Route, failure: httpx.Response | Exception
+    rpc: Rpc, route: respx.Route, failure: httpx.Response | Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "runhold")
     route.side_effect = [failure, failure, httpx.Response(200, json=7)]
     assert await rpc.call("f", {}, deadline_s=5) == 7
     assert route.call_count == 3
+    first, last = (
+        record.getMessage() for record in caplog.records
+    )  # once per cause, and once when it is over
+    assert first.startswith("f failed: ")
+    assert "f is answered again after" in last
+    assert "2 failed calls" in last
+
+
+@respx.mock
+@pytest.mark.parametrize("answer", [None, [], {}, 5, "x", {"n": []}])
+async def test_success_of_another_shape_is_no_answer(rpc: Rpc, route: respx.Route, answer: object) -> None:
+    route.side_effect = [httpx.Response(200, json=answer), httpx.Response(200, json={"n": 1})]
+    assert await rpc.call("f", {}, deadline_s=5, read=lambda given: int(given["n"])) == 1
+    assert route.call_count == 2
 
 
 @respx.mock
@@ -110,7 +140,7 @@ async def test_one_attempt_is_one_attempt(rpc: Rpc, route: respx.Route) -> None:
 
 
 @respx.mock
-@pytest.mark.parametrize("code", ["RH005", "22P05", "23505", "P0001", "XX000"])
+@pytest.mark.parametrize("code", ["RH005", "22P05", "22023", "23505", "P0001", "54000", "PGRST102"])
 async def test_a_refusal_keeps_its_code_and_hint_and_is_not_repeated(
     rpc: Rpc, route: respx.Route, code: str
 ) -> None:
@@ -129,46 +159,90 @@ async def test_a_dead_worker_is_told_apart(rpc: Rpc, route: respx.Route) -> None
 
 
 @respx.mock
-async def test_a_body_too_large_is_a_refusal_for_its_data(rpc: Rpc, route: respx.Route) -> None:
-    route.respond(413, text="<html>too large</html>")
-    with pytest.raises(Refused) as caught:
-        await rpc.call("f", {}, deadline_s=1)
-    assert caught.value.code == "413"
+async def test_a_gateways_answer_keeps_its_status_and_how_it_begins_in_harmless_words(
+    rpc: Rpc, route: respx.Route
+) -> None:
+    said = "<html><head><title>Request &lt;blocked&gt;</title><script>alert('1')</script></head><body>id 7</body>"
+    route.respond(413, text=said, headers={"Retry-After": "7"})
+    with pytest.raises(GatewayAnswer) as caught:
+        await rpc.post("f", b"{}")
+    error = caught.value
+    assert (error.status, error.says, error.retry_after_s) == (413, "Request blocked", 7)
+    assert error.may_be_about_content
 
 
 @respx.mock
 @pytest.mark.parametrize(
     "response",
     [
-        httpx.Response(401, json={"message": "Invalid API key", "hint": "Double check your API key."}),
-        httpx.Response(403, text="forbidden"),
+        httpx.Response(
+            401, json={"message": "Invalid API key", "hint": "Double check your Supabase `anon` API key."}
+        ),
+        httpx.Response(401, json={"message": "Invalid authentication credentials"}),
         _problem(401, "PGRST301", "JWT expired"),
-        _problem(403, "42501", "permission denied for function f"),
+        _problem(401, "PGRST303", "JWT issued at future"),
     ],
 )
-async def test_a_refused_key_is_said_in_one_sentence_without_the_key(
-    rpc: Rpc, route: respx.Route, response: httpx.Response
+async def test_a_rejected_key_is_told_to_whom_it_came_from_and_what_is_said_has_no_key(
+    route: respx.Route, response: httpx.Response
 ) -> None:
-    route.mock(return_value=response)
-    with pytest.raises(ConfigError, match="SUPABASE_SECRET_KEY") as caught:
-        await rpc.call("f", {}, deadline_s=1)
-    assert KEY not in str(caught.value)
-    assert route.call_count == 1
+    told: list[tuple[str, Access]] = []
+
+    class Source(FixedAccess):
+        def rejected(self, access: Access, error: KeyRejected) -> None:
+            told.append(("rejected", access))
+
+        def accepted(self, access: Access) -> None:
+            told.append(("accepted", access))
+
+    access = Access(KEY)
+    rpc = Rpc(await connect(URL, access, timeout_s=5, connections=2), Source(access))
+    route.side_effect = [response, _problem(400, "25006"), httpx.Response(200, json=1)]
+    assert await rpc.call("f", {}, deadline_s=5) == 1
+    assert told == [("rejected", access), ("accepted", access), ("accepted", access)]
+    route.side_effect = [response]
+    with pytest.raises(KeyRejected) as caught:
+        await rpc.post("f", b"{}")
+    sentence = str(explained(caught.value, has_token=False))
+    assert "SUPABASE_SECRET_KEY" in sentence
+    assert KEY not in sentence
+    await rpc.aclose()
 
 
 @respx.mock
 @pytest.mark.parametrize(
-    ("status", "code"),
-    [(401, "PGRST301"), (401, "PGRST303"), (403, "42501"), (400, "22023"), (401, None)],
+    "response",
+    [
+        httpx.Response(401, text="<html>sign in</html>"),
+        httpx.Response(401, json={"message": "Unauthorized"}),
+        httpx.Response(401, headers={"Content-Type": "text/html"}, content=_problem(401, "PGRST301").content),
+        httpx.Response(403, json={"message": "Invalid API key"}),
+    ],
+)
+async def test_what_postgrest_did_not_say_proves_nothing_about_the_key(
+    rpc: Rpc, route: respx.Route, response: httpx.Response
+) -> None:
+    route.mock(return_value=response)
+    with pytest.raises(GatewayAnswer):
+        await rpc.post("f", b"{}")
+
+
+@respx.mock
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "PGRST301"), (401, "PGRST303"), (403, "42501"), (400, "22023")]
 )
 async def test_a_workers_token_is_presented_beside_the_key_and_a_refusal_names_it(
-    route: respx.Route, status: int, code: str | None
+    route: respx.Route, status: int, code: str
 ) -> None:
-    rpc = Rpc(await connect(URL, Access("sb_publishable_x", "a.b.c"), timeout_s=5, connections=1))
-    route.mock(return_value=_problem(status, code, "JWT expired"))
-    with pytest.raises(ConfigError, match=r"JWT expired.*RUNHOLD_WORKER_TOKEN") as caught:
-        await rpc.call("f", {}, deadline_s=1)
-    assert "a.b.c" not in str(caught.value)
+    access = Access("sb_publishable_x", "a.b.c")
+    rpc = Rpc(await connect(URL, access, timeout_s=5, connections=1), FixedAccess(access))
+    said = 'role "runhold_worker" does not exist' if code == "22023" else "JWT expired"
+    route.mock(return_value=_problem(status, code, said))
+    with pytest.raises(Refused) as caught:
+        await rpc.post("f", b"{}")
+    sentence = str(explained(caught.value, has_token=True))
+    assert re.search(f"{said}.*RUNHOLD_WORKER_TOKEN", sentence)
+    assert "a.b.c" not in sentence
     headers = route.calls.last.request.headers
     assert (headers["apikey"], headers["Authorization"]) == ("sb_publishable_x", "Bearer a.b.c")
     assert len(route.calls.last.request.headers.get_list("authorization")) == 1
@@ -176,25 +250,41 @@ async def test_a_workers_token_is_presented_beside_the_key_and_a_refusal_names_i
 
 
 @respx.mock
-async def test_missing_migrations_are_said_after_one_more_try(rpc: Rpc, route: respx.Route) -> None:
-    route.mock(return_value=_problem(404, "PGRST202"))
-    with pytest.raises(ConfigError, match="supabase db push --linked"):
-        await rpc.call("f", {}, deadline_s=1)
-    assert route.call_count == 2
+async def test_a_new_key_is_presented_from_the_next_attempt_on(route: respx.Route) -> None:
+    class Rotating(FixedAccess):
+        def rejected(self, access: Access, error: KeyRejected) -> None:
+            self.current = Access("sb_secret_new")
+
+    rpc = Rpc(await connect(URL, Access(KEY), timeout_s=5, connections=1), Rotating(Access(KEY)))
+    route.side_effect = [_problem(401, "PGRST301"), httpx.Response(200, json=1)]
+    assert await rpc.call("f", {}, deadline_s=5) == 1
+    headers = route.calls.last.request.headers
+    assert (headers["apikey"], headers["Authorization"]) == ("sb_secret_new", "Bearer sb_secret_new")
+    await rpc.aclose()
+
+
+def test_every_kind_has_one_row_and_what_is_in_none_may_pass() -> None:
+    prefixes = [prefix for prefix, _ in KINDS]
+    assert len(set(prefixes)) == len(prefixes)
+    assert kind_of(Refused("?", code="ZZ999")).is_passing
 
 
 @respx.mock
-async def test_a_stale_schema_cache_heals(rpc: Rpc, route: respx.Route) -> None:
-    route.side_effect = [_problem(404, "PGRST202"), httpx.Response(200, json=1)]
-    assert await rpc.call("f", {}, deadline_s=1) == 1
-
-
-@respx.mock
-@pytest.mark.parametrize("status", [301, 404, 405])
-async def test_a_url_that_leads_elsewhere_is_said(rpc: Rpc, route: respx.Route, status: int) -> None:
-    route.respond(status, text="<html>hello</html>", headers={"Location": "https://elsewhere.test"})
-    with pytest.raises(ConfigError, match="SUPABASE_URL"):
-        await rpc.call("f", {}, deadline_s=1)
+async def test_an_outage_is_logged_once_per_cause_whoever_meets_it(
+    rpc: Rpc, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "runhold")
+    down = [httpx.Response(502, text=f"error id {n}a") for n in range(3)]
+    for name in ("f", "g"):
+        respx.post(f"{URL}/rest/v1/rpc/{name}").side_effect = [*down, httpx.Response(200, json=1)]
+        for _ in down:
+            with pytest.raises(GatewayAnswer):
+                await rpc.post(name, b"{}")
+    for name in ("f", "g"):
+        await rpc.call(name, {}, deadline_s=5)
+    failed, answered = (record.getMessage() for record in caplog.records)
+    assert "f failed: the answer to f is not from PostgREST: 502 Bad Gateway, 'error id 0a'" in failed
+    assert "f is answered again" in answered
 
 
 @pytest.mark.parametrize("url", ["", "project.supabase.co", "ftp://x"])
@@ -218,8 +308,8 @@ def test_pauses_grow_are_bounded_and_honour_the_server(monkeypatch: pytest.Monke
     monkeypatch.setattr("random.uniform", lambda low, high: high)
     assert [backoff_s(attempt) for attempt in range(3)] == pytest.approx([0.1, 0.2, 0.4])
     assert backoff_s(1000) == client.BACKOFF_CAP_S
-    assert backoff_s(0, client.Overloaded("", retry_after_s=2)) == 2
-    assert backoff_s(0, client.Overloaded("", retry_after_s=3600)) == client.BACKOFF_CAP_S
+    assert backoff_s(0, GatewayAnswer("", status=503, says="", retry_after_s=2)) == 2
+    assert backoff_s(0, GatewayAnswer("", status=503, says="", retry_after_s=3600)) == client.BACKOFF_CAP_S
 
 
 # ------------------------------------------------------------------------------------------- the gateway
@@ -288,7 +378,7 @@ async def test_every_rpc_is_called_as_the_protocol_says(gateway: Gateway) -> Non
         "counted": False,
     }
 
-    route = answer("agent_worker_stop", None)
+    route = answer("agent_worker_stop", {"released": 0})
     await gateway.stop(worker, draining=True)
     assert _sent(route) == {"worker_id": str(worker), "draining": True}
 

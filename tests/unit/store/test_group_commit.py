@@ -350,7 +350,7 @@ async def test_a_run_that_is_not_ours_answers_fenced_for_ever(database: FakeData
         assert log.closed
 
 
-@pytest.mark.parametrize("code", ["22P05", "23514", "54000", "RH013", "413", "P0001"])
+@pytest.mark.parametrize("code", ["22P05", "23514", "54000", "RH013", "PGRST102", "P0001"])
 async def test_a_culprit_is_found_and_the_others_are_stored(database: FakeDatabase, code: str) -> None:
     database.poison = lambda entry: code if "poison" in str(entry) else None
     async with _writing(database) as writer:
@@ -575,11 +575,3 @@ async def test_a_run_dropped_while_its_entry_is_under_way_disturbs_nobody(databa
         one.close()
         assert [verdict.kind for verdict in await asyncio.gather(*answers)] == ["fenced", "ok"]
         assert (await two.append(_step(2))).kind == "ok"
-
-
-def test_the_codes_that_blame_data_are_not_those_worth_repeating() -> None:
-    blames = group_commit._blames_data  # pyright: ignore[reportPrivateUsage]
-    for code in ("22P05", "23505", "54000", "RH005", "413"):
-        assert blames(Refused("", code=code))
-    for code in ("40001", "53300", "08006", "57014", "42883", "PGRST202", "XX000"):
-        assert not blames(Refused("", code=code))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid4
@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import httpx
 from postgrest.exceptions import APIError
 
-from runhold.errors import ConfigError, RunholdError
+from runhold.errors import ConfigError, RunholdError, StoreError
 from runhold.models.openai import DEFAULT_BASE_URL
 from runhold.runtime.channels import email_of
 from runhold.runtime.config import WorkerConfig
@@ -24,6 +24,7 @@ from runhold.runtime.realtime import require_version
 from runhold.runtime.registration import register
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import NEW_ONE, WorkerToken
+from runhold.store.answers import explained
 from runhold.store.client import connect
 from runhold.store.gateway import Gateway
 
@@ -81,8 +82,9 @@ async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGene
 async def _api(config: WorkerConfig, gateway: Gateway) -> Finding:
     try:
         await gateway.definitions([], deadline_s=ANSWER_S)
-    except RunholdError as error:
-        return Finding(check="API", state="failed", says=_sentence(error), unreachable=True)
+    except StoreError as error:
+        told = explained(error, has_token=config.access.token is not None)
+        return Finding(check="API", state="failed", says=_sentence(told), unreachable=True)
     key = "the worker's token" if config.worker_token else "the secret key"
     return Finding(check="API", state="ok", says=f"{config.url} answers, and {key} may work.")
 
@@ -103,7 +105,12 @@ async def _registered(
     asked = time.time()
     try:
         worker = await register(
-            config, {}, gateway, version="doctor", stop=asyncio.Event(), for_the_first_time=True
+            replace(config, start_timeout_s=ANSWER_S),
+            {},
+            gateway,
+            version="doctor",
+            stop=asyncio.Event(),
+            for_the_first_time=True,
         )
     except RunholdError as error:
         yield [Finding(check="migrations", state="failed", says=_sentence(error))], None

@@ -13,15 +13,19 @@ from runhold.cli.project import find_project
 from runhold.errors import ConfigError
 from runhold.runtime.config import (
     DEFAULT_CAPACITY,
+    DEFAULT_GIVE_UP_S,
     DEFAULT_GRACE_S,
     DEFAULT_LEASE_S,
     DEFAULT_POLL_S,
+    DEFAULT_START_TIMEOUT_S,
     MIN_POLL_S,
     SECRET_VARIABLES,
     WorkerConfig,
 )
 from runhold.runtime.loading import load_agents
 from runhold.telemetry import configure_logging
+
+MIN_GIVE_UP_S: Final = 0.1
 
 MIN_KEY_CHARS: Final = 12
 """No provider's key is shorter."""
@@ -61,6 +65,24 @@ def worker(
             help="Between looks for work while Realtime is not heard.",
         ),
     ] = DEFAULT_POLL_S,
+    start_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            envvar="RUNHOLD_START_TIMEOUT",
+            help="How long a start is tried again while the project does not answer or rejects the key.",
+        ),
+    ] = DEFAULT_START_TIMEOUT_S,
+    give_up: Annotated[
+        float,
+        typer.Option(
+            min=MIN_GIVE_UP_S,
+            metavar="SECONDS",
+            envvar="RUNHOLD_GIVE_UP",
+            help="How long the key may stay rejected before a worker that was ready ends.",
+        ),
+    ] = DEFAULT_GIVE_UP_S,
     log_format: Annotated[
         LogFormat, typer.Option(envvar="RUNHOLD_LOG_FORMAT", help="For people, or a JSON object a line.")
     ] = LogFormat.TEXT,
@@ -82,7 +104,13 @@ def worker(
 
     _use_the_local_stack()
     config = WorkerConfig.from_env(
-        capacity=capacity, grace_s=grace, lease_s=lease, poll_s=poll, realtime=realtime
+        capacity=capacity,
+        grace_s=grace,
+        lease_s=lease,
+        poll_s=poll,
+        realtime=realtime,
+        start_timeout_s=start_timeout,
+        give_up_s=give_up,
     )
     configure_logging(
         as_json=log_format is LogFormat.JSON,

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
-from runhold.errors import ConfigError, StoreError, WorkerDead
+from runhold.errors import StoreError, WorkerDead
 from runhold.runtime.held import HeldRuns
-from runhold.store.client import UnreadableAnswer
+from runhold.store.answers import UnreadableAnswer
 from runhold.store.records import Claim
 
 logger = logging.getLogger(__name__)
@@ -155,13 +155,13 @@ class Claimer:
                 logger.warning("this worker is dead to the database: %s", error)
                 self._on_dead()
                 return None
-            except (StoreError, ConfigError) as error:
-                unreadable += isinstance(error, UnreadableAnswer) or type(error) is StoreError
+            except StoreError as error:
+                unreadable += isinstance(error, UnreadableAnswer)
                 if unreadable >= MAX_UNREADABLE:
                     logger.error("claim %d can't be read, the runs in it are given back: %s", seq, error)
                     self.last_seq = seq
                     return Claim(runs=(), truncated=(), unreadable=(), next_due=None, more=False)
-                logger.warning("claim %d got no answer, will be repeated: %s", seq, error)
+                logger.debug("claim %d got no answer, will be repeated: %s", seq, error)
                 await asyncio.sleep(random.uniform(RETRY_S / 2, RETRY_S * 1.5))
                 continue
             self._take(claim)

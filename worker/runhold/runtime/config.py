@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +33,12 @@ Kubernetes, Fly and systemd kill."""
 DEFAULT_POLL_S: Final = 2.0
 """Between looks for work while Realtime is not heard: what a run then waits at most."""
 
+DEFAULT_GIVE_UP_S: Final = 600.0
+"""How long a key or token may be rejected before a worker that was ready ends."""
+
+DEFAULT_START_TIMEOUT_S: Final = 60.0
+"""How long a starting worker waits for the project to answer and to take its key."""
+
 MIN_POLL_S: Final = 0.05
 MIN_LEASE_S: Final = 1.0
 MAX_CAPACITY: Final = 1000
@@ -42,6 +48,7 @@ _URL: Final = "SUPABASE_URL"
 _SECRET: Final = "SUPABASE_SECRET_KEY"
 _LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
 _PUBLISHABLE: Final = "SUPABASE_PUBLISHABLE_KEY"
+_ANON: Final = "SUPABASE_ANON_KEY"
 _WORKER_TOKEN: Final = "RUNHOLD_WORKER_TOKEN"
 _WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
 _SMTP_URL: Final = "RUNHOLD_SMTP_URL"
@@ -81,6 +88,9 @@ class WorkerConfig:
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
     :ivar poll_s: seconds between looks for work while Realtime is not heard, or not used.
     :ivar realtime: wake up by Supabase Realtime and send progress there; without it, by polling alone.
+    :ivar give_up_s: seconds for which the key or token may be rejected before a worker that was ready ends.
+    :ivar start_timeout_s: seconds for which a starting worker repeats what fails.
+    :ivar env_file: the file from which a rotated key or token is read; None: there is none.
     :ivar redact_keys: Fernet keys for redacted fields, newest first: the first encrypts, all decrypt.
     :ivar webhook_secrets: the variables ``RUNHOLD_WEBHOOK_SECRET…``, by name: what webhooks of reviews are signed with.
     :ivar smtp_url: the mail server for messages to reviewers, with user and password; without it, e-mail is left to
@@ -102,6 +112,9 @@ class WorkerConfig:
     grace_s: float = DEFAULT_GRACE_S
     poll_s: float = DEFAULT_POLL_S
     realtime: bool = True
+    give_up_s: float = DEFAULT_GIVE_UP_S
+    start_timeout_s: float = DEFAULT_START_TIMEOUT_S
+    env_file: str | None = None
     redact_keys: Sequence[str] = field(default=(), repr=False)
     webhook_secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
     smtp_url: str | None = field(default=None, repr=False)
@@ -122,8 +135,9 @@ class WorkerConfig:
         :raises ConfigError: what is missing or wrong, one sentence each.
         """
         if environ is None:
-            file = {key: value for key, value in dotenv_values(find_dotenv(usecwd=True)).items() if value}
-            environ = {**file, **os.environ}
+            path = find_dotenv(usecwd=True) or os.path.abspath(".env")  # one that is made later is read, too
+            options["env_file"] = path
+            environ = {**_file_values(path), **os.environ}
 
         def read(*names: str) -> str | None:
             found = (environ.get(name, "").strip() for name in names)
@@ -139,7 +153,7 @@ class WorkerConfig:
             url=url,
             secret_key=secret,
             worker_token=token,
-            publishable_key=read(_PUBLISHABLE, "SUPABASE_ANON_KEY"),
+            publishable_key=read(_PUBLISHABLE, _ANON),
             jwt_secret=read("SUPABASE_JWT_SECRET"),
             jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
             tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
@@ -152,6 +166,27 @@ class WorkerConfig:
             review_url=read(_REVIEW_URL),
             **{name: value for name, value in options.items() if value is not None},
         )
+
+    def reread(self) -> WorkerConfig | None:
+        """This configuration with the key or token that the environment file has now; None: nothing else is there.
+
+        A file of another project is left alone.
+
+        :raises ConfigError: no worker can work with what it has.
+        """
+        values = _file_values(self.env_file) if self.env_file else {}
+        url = values.get(_URL, "").strip()
+        if url and url.rstrip("/") != self.url.rstrip("/"):
+            return None
+        secret = values.get(_SECRET) or values.get(_LEGACY_SECRET)
+        found = replace(
+            self,
+            secret_key=secret.strip() if secret else self.secret_key,
+            worker_token=values.get(_WORKER_TOKEN, "").strip() or self.worker_token,
+            publishable_key=(values.get(_PUBLISHABLE) or values.get(_ANON) or "").strip()
+            or self.publishable_key,
+        )
+        return None if found.access == self.access else found
 
     @property
     def access(self) -> Access:
@@ -212,6 +247,8 @@ class WorkerConfig:
                  f"number from 1 to {MAX_CAPACITY}."),
                 (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
                 (self.grace_s < 0, f"The grace is {self.grace_s:g} s: give 0 or more."),
+                (not self.give_up_s > 0, f"Giving up after {self.give_up_s:g} s is no time: give more than 0."),
+                (not self.start_timeout_s >= 0, f"A start of {self.start_timeout_s:g} s is no time: give 0 or more."),
                 (not self.poll_s >= MIN_POLL_S, f"Polls come every {self.poll_s:g} s: give {MIN_POLL_S:g} or more."),
             )
             if wrong
@@ -236,6 +273,13 @@ class WorkerConfig:
                 f"{_REVIEW_URL} is {self.review_url!r}: give https://… such as https://example.org/reviews/{{review_id}}."
             )
         return found
+
+
+def _file_values(path: str) -> dict[str, str]:
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value}
+    except (OSError, ValueError):  # it is being written, or is no file of text
+        return {}
 
 
 def _passwords(smtp_url: str | None) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
-from runhold.errors import ConfigError, StoreError, WorkerDead
+from runhold.errors import StoreError, WorkerDead
 from runhold.runtime.blocker import blocker_of
 from runhold.runtime.clock import lease_now
 from runhold.runtime.held import HeldRun
@@ -152,10 +152,8 @@ class HeartbeatThread:
             logger.warning("this worker is dead to the database: %s", error)
             self._tell(self._on_dead)
             return None
-        except (StoreError, ConfigError) as error:
-            logger.warning(
-                "heartbeat failed, %.1f s of the lease are left: %s", self._lease.remaining_s, error
-            )
+        except StoreError as error:
+            logger.debug("heartbeat failed, %.1f s of the lease are left: %s", self._lease.remaining_s, error)
             return self._lease_s * RETRY_PAUSE_PART
         self._lease.renew(sent_at, reply.lease_ms)
         self.held_up = False

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final, Protocol
 from uuid import UUID
 
-from runhold.errors import ConfigError, StoreError
+from runhold.errors import StoreError
 from runhold.store.records import Notification
 
 logger = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ class Notifier:
             return  # the first that ends gives a reason to look again
         try:
             due = await self._port.notifications(self._worker_id, free, tuple(self._channels))
-        except (StoreError, ConfigError) as error:
-            logger.warning("the outbox can't be read now: %s", error)
+        except StoreError as error:
+            logger.debug("the outbox can't be read now: %s", error)
             return
         for each in due:
             task = asyncio.create_task(self._deliver(each), name=f"notification {each.id}")
@@ -149,7 +149,7 @@ class Notifier:
             )
         try:
             await self._port.notified(self._worker_id, message.id, error)
-        except (StoreError, ConfigError) as failure:
+        except StoreError as failure:
             logger.warning("a notification is sent again, its outcome could not be stored: %s", failure)
 
     async def _attempt(self, message: Notification) -> str | None:

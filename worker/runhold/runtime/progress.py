@@ -56,20 +56,20 @@ class Progress:
     """Sends the progress of a worker's runs. ``run()`` is its task.
 
     :param url: the project's URL.
-    :param access: what the worker presents.
+    :param access: what the worker presents now.
     :param http: the client that sends; its owner closes it.
     """
 
     def __init__(
         self,
         url: str,
-        access: Access,
+        access: Callable[[], Access],
         http: httpx.AsyncClient,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoint = f"{url.rstrip('/')}/realtime/v1/api/broadcast"
-        self._headers = access.headers
+        self._access = access
         self._http = http
         self._clock = clock
         self._pending: dict[UUID, _Pending] = {}
@@ -113,7 +113,7 @@ class Progress:
     async def _send(self, messages: list[dict[str, Any]]) -> None:
         try:
             response = await self._http.post(
-                self._endpoint, json={"messages": messages}, headers=self._headers, timeout=TIMEOUT_S
+                self._endpoint, json={"messages": messages}, headers=self._access().headers, timeout=TIMEOUT_S
             )
             response.raise_for_status()
         except (httpx.HTTPError, ValueError, TypeError) as error:  # a tool may emit what is no JSON

@@ -19,14 +19,13 @@ from runhold.errors import (
     APPLY_MIGRATIONS,
     ConfigError,
     StoreError,
-    StoreUnavailable,
     WorkerDead,
-    is_retryable,
 )
 from runhold.loop.ports import Definition, JsonObject
 from runhold.runtime.clock import lease_now
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.lease import Lease
+from runhold.runtime.start import Start
 from runhold.store.gateway import WorkerInfo
 from runhold.store.records import Registration, TypeSettings
 
@@ -45,7 +44,9 @@ MAX_FRESH_IDS: Final = 3
 class RegisterPort(Protocol):
     """The one call that registering needs."""
 
-    async def register(self, worker: WorkerInfo, definitions: Sequence[JsonObject]) -> Registration: ...
+    async def register(
+        self, worker: WorkerInfo, definitions: Sequence[JsonObject], *, deadline_s: float
+    ) -> Registration: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,10 +74,11 @@ async def register(
     stop: asyncio.Event,
     for_the_first_time: bool,
 ) -> Registered | None:
-    """Register under a new id; None: ``stop`` was set meanwhile.
+    """Register under a new id, however long that takes; None: ``stop`` was set meanwhile.
 
-    :raises ConfigError: URL, key, migrations or agents are wrong; or, the first time, nothing answers.
-    :raises StoreError: the database refuses, and not only for the moment.
+    :raises ConfigError: the schema is of another version. Or, the first time: there is no Supabase project at the URL,
+        or what failed still fails after ``config.start_timeout_s`` seconds.
+    :raises Refused: the first time: the database refuses what is registered.
     """
     given = {name: agent.definition() for name, agent in agents.items()}
     worker = WorkerInfo(
@@ -87,31 +89,29 @@ async def register(
         capacity=config.capacity,
         lease_ms=round(config.lease_s * 1000),
     )
+    start = Start(config) if for_the_first_time else None
     used_up = 0
     while not stop.is_set():
         lease, sent_at = Lease(), lease_now()
         try:
-            answer = await port.register(worker, list(given.values()))
-        except WorkerDead:
-            used_up += 1  # registered by a call whose answer was lost, and declared dead before the next one
-            if used_up >= MAX_FRESH_IDS:
-                raise
-            worker = replace(worker, id=uuid4())
-            continue
+            answer = await port.register(worker, list(given.values()), deadline_s=0)
         except StoreError as error:
-            if for_the_first_time and isinstance(error, StoreUnavailable):
-                what = str(error).rstrip(".")
-                raise ConfigError(f"Nothing answers at SUPABASE_URL ({config.url}): {what}.") from error
-            if for_the_first_time or not is_retryable(error):
-                raise
-            used_up = 0
-            logger.warning("can't register anew yet: %s", error)
+            pause_s = random.uniform(0, REGISTER_AGAIN_S)
+            if isinstance(error, WorkerDead):
+                # registered by a call whose answer was lost, and declared dead before the next one
+                worker = replace(worker, id=uuid4())
+                used_up += 1
+                if used_up < MAX_FRESH_IDS:
+                    continue
+            if start is not None:
+                pause_s = start.pause_s(error)
+            logger.debug("not registered yet, once more in %.1f s: %s", pause_s, error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), random.uniform(0, REGISTER_AGAIN_S))
+                await asyncio.wait_for(stop.wait(), pause_s)
             continue
         _require_schema(answer.schema_version)
         lease.renew(sent_at, answer.lease_ms)
-        # the call was repeated for longer than the lease: what we claimed now would be dropped again
+        # the answer took longer than the lease: what we claimed now would be dropped again
         if lease.is_lost:
             logger.warning("registering took longer than the lease of %g s: once more", config.lease_s)
             continue

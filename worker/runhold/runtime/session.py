@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
-from runhold.errors import ConfigError, RunholdError, StoreError
+from runhold.errors import RunholdError, StoreError
 from runhold.loop.ports import JsonObject, ReleaseReason
 from runhold.runtime.channels import channels_of
 from runhold.runtime.claims import Claimer, ClaimPort
@@ -29,6 +29,7 @@ from runhold.runtime.side_tasks import SideTaskDied, SideTasks
 from runhold.runtime.wake import Listener
 from runhold.runtime.wake_report import WakeReport
 from runhold.runtime.watchdog import Watchdog
+from runhold.store.client import Access
 from runhold.store.gateway import RecordPort
 from runhold.store.group_commit import GroupCommit
 from runhold.store.records import Heartbeat, TypeSettings
@@ -75,6 +76,8 @@ class Session:
         port: SessionPort,
         open_heartbeat: Callable[[], Awaitable[HeartbeatPort]],
         registered: Registered,
+        *,
+        access: Callable[[], Access] | None = None,
     ) -> None:
         worker_id, lease = registered.worker_id, registered.lease
         self.worker_id = worker_id
@@ -105,6 +108,7 @@ class Session:
             worker_id,
             on_wake=self._on_wake,
             on_joined=self._on_joined,
+            access=access,
         )
         self._claimer = Claimer(
             port,
@@ -246,8 +250,8 @@ class Session:
             await asyncio.sleep(self._config.lease_s / SWEEPS_PER_LEASE * random.uniform(0.75, 1.25))
             try:
                 counts = await self._port.sweep()
-            except (StoreError, ConfigError) as error:
-                logger.warning("sweep failed: %s", error)
+            except StoreError as error:
+                logger.debug("sweep failed, another worker's or the next one does its work: %s", error)
             else:
                 if any(counts.values()):
                     logger.info("swept: %s", counts)

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.realtime import Connect, Connection, connect
+from runhold.store.client import Access
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +74,8 @@ class Listener:
     :param on_joined: called when a connection has joined, when the server says that it is ready, and when its
         first probe is heard: what happened before each of them may not have been told.
 
+    :param access: what the worker presents now: what its configuration says, if not given.
+
     :ivar stats: what was heard so far.
     """
 
@@ -83,6 +86,7 @@ class Listener:
         *,
         on_wake: Callable[[], None],
         on_joined: Callable[[], None],
+        access: Callable[[], Access] | None = None,
         connect: Connect = connect,
     ) -> None:
         self.stats = WakeStats()
@@ -90,6 +94,7 @@ class Listener:
         self._worker_id = worker_id
         self._on_wake = on_wake
         self._on_joined = on_joined
+        self._access = access or (lambda: config.access)
         self._connect = connect
         self._joined_at: float | None = None
         self._heard_at: float | None = None
@@ -118,12 +123,11 @@ class Listener:
         attempt = 0
         while True:
             steady, why = False, "recycled"
+            access = self._access()
             try:
-                connection = await self._connect(
-                    self._config.url, self._config.access, self._topics(), self._on_joined
-                )
+                connection = await self._connect(self._config.url, access, self._topics(), self._on_joined)
                 try:
-                    steady, why = await self._listen(connection)
+                    steady, why = await self._listen(connection, access)
                 finally:
                     self._joined_at = None
                     await connection.aclose()
@@ -135,9 +139,17 @@ class Listener:
             why = self.stats.last_trouble = self._config.hide_secrets(why)
             level = logging.WARNING if attempt <= 1 else logging.DEBUG
             logger.log(level, "Realtime is not heard, polling instead until it is: %s", why)
-            await asyncio.sleep(random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10))))
+            await self._pause(
+                random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10))), access
+            )
 
-    async def _listen(self, connection: Connection) -> tuple[bool, str]:
+    async def _pause(self, pause_s: float, access: Access) -> None:
+        """Sleep, at most until there is a new key to try."""
+        ends = time.monotonic() + pause_s
+        while (left := ends - time.monotonic()) > 0 and self._access() == access:  # noqa: ASYNC110 (threads change it)
+            await asyncio.sleep(min(left, TICK_S))
+
+    async def _listen(self, connection: Connection, access: Access) -> tuple[bool, str]:
         """Stay with one connection as long as it is good: (whether it was for a while, why it is over)."""
         self.stats.joins += 1
         now = self._joined_at = time.monotonic()
@@ -156,7 +168,7 @@ class Listener:
                 return steady, "the probe was not heard"
             if self._missed >= MAX_MISSED:
                 return False, "polls found runs that it did not tell of"
-            if now >= recycle_at:
+            if now >= recycle_at or self._access() != access:
                 return steady, "recycled"
 
     def _is_overdue(self) -> bool:

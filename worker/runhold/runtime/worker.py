@@ -8,12 +8,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import httpx
 
@@ -24,6 +24,7 @@ from runhold.loop.redaction import Redaction
 from runhold.models.breaker import Breaker
 from runhold.models.openai import OpenAIChatModel
 from runhold.models.prices import Prices
+from runhold.runtime.access import KeptAccess
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.heartbeat import BEATS_PER_LEASE
 from runhold.runtime.progress import Progress
@@ -35,8 +36,11 @@ from runhold.runtime.threads import DaemonThreads
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import warn_before_the_end
 from runhold.store.gateway import Gateway
+from runhold.store.outages import Outages
 from runhold.store.redact import MAKE_KEY, REDACT_KEY, Vault
 from runhold.tls import tls_context
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -67,42 +71,72 @@ async def run_worker(
     if config.realtime:
         require_version()
     stop = stop_event or asyncio.Event()
-    async with _equipment(config, agents, model) as equipment:
+    access = KeptAccess(config)
+    async with _equipment(config, access, agents, model) as equipment:
         timeout_s = max(config.lease_s / BEATS_PER_LEASE, MIN_TIMEOUT_S)
-        token = config.token()
-        warning = asyncio.create_task(warn_before_the_end(token), name="token's end") if token else None
-        gateway = await Gateway.open(config.url, config.access, timeout_s=timeout_s)
+        warning = asyncio.create_task(warn_before_the_end(access.token), name="token's end")
+        outages = Outages()
+        gateway = await Gateway.open(config.url, access, timeout_s=timeout_s, outages=outages)
         try:
             with contextlib.nullcontext() if stop_event else _stopping_on_signals(stop):
-                await _sessions(config, equipment, gateway, stop)
+                await _sessions(config, access, equipment, gateway, outages, stop)
         finally:
-            if warning is not None:
-                warning.cancel()
-                await asyncio.gather(warning, return_exceptions=True)
+            warning.cancel()
+            await asyncio.gather(warning, return_exceptions=True)
             await gateway.aclose()
     return 0
 
 
 async def _sessions(
-    config: WorkerConfig, equipment: Equipment, gateway: Gateway, stop: asyncio.Event
+    config: WorkerConfig,
+    access: KeptAccess,
+    equipment: Equipment,
+    gateway: Gateway,
+    outages: Outages,
+    stop: asyncio.Event,
 ) -> None:
-    """One registration after the other: a new one whenever the lease of the last was lost."""
+    """One registration after the other: a new one whenever the lease of the last was lost.
+
+    :raises ConfigError: the worker can't start, or what it presents stays rejected.
+    """
     beat_s = config.lease_s / BEATS_PER_LEASE
-    open_heartbeat = partial(Gateway.open, config.url, config.access, timeout_s=beat_s, connections=1)
+    open_heartbeat = partial(
+        Gateway.open, config.url, access, timeout_s=beat_s, connections=1, outages=outages
+    )
     first = True
     former: Session | None = None
     while not stop.is_set():
-        registered = await register(
+        registering = register(
             config, equipment.agents, gateway, version=_version(), stop=stop, for_the_first_time=first
         )
+        registered = await (registering if first else _unless_given_up(access, registering))
         if registered is None:
             return
         first = False
         if former is not None:
             await _give_back(gateway, former)
-        former = Session(config, equipment, gateway, open_heartbeat, registered)
-        if await former.run(stop) == "stopped":
+        former = Session(
+            config, equipment, gateway, open_heartbeat, registered, access=lambda: access.current
+        )
+        if await _unless_given_up(access, former.run(stop)) == "stopped":
             return
+
+
+async def _unless_given_up(access: KeptAccess, work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` gives.
+
+    :raises ConfigError: what the worker presents has been rejected for too long; ``work`` was ended.
+    """
+    task, given_up = asyncio.create_task(work), asyncio.create_task(access.until_given_up())
+    try:
+        await asyncio.wait((task, given_up), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            given_up.result()
+        return await task
+    finally:
+        for each in (task, given_up):
+            each.cancel()
+        await asyncio.gather(task, given_up, return_exceptions=True)
 
 
 async def _give_back(gateway: Gateway, former: Session) -> None:
@@ -119,7 +153,7 @@ async def _give_back(gateway: Gateway, former: Session) -> None:
 
 @asynccontextmanager
 async def _equipment(
-    config: WorkerConfig, agents: Sequence[Agent], model: ChatModel | None
+    config: WorkerConfig, access: KeptAccess, agents: Sequence[Agent], model: ChatModel | None
 ) -> AsyncGenerator[Equipment]:
     """What all runs share, opened and closed together."""
     by_type = {agent.type: agent for agent in agents}
@@ -133,7 +167,7 @@ async def _equipment(
     http = httpx.AsyncClient(
         verify=tls_context(config.url), limits=httpx.Limits(max_connections=PROGRESS_CONNECTIONS)
     )
-    progress = Progress(config.url, config.access, http) if config.realtime else None
+    progress = Progress(config.url, lambda: access.current, http) if config.realtime else None
     sending = asyncio.create_task(progress.run(), name="progress") if progress else None
     try:
         yield Equipment(

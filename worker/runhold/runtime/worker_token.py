@@ -82,13 +82,24 @@ def read_worker_token(token: str, *, now: float) -> WorkerToken:
     return read
 
 
-async def warn_before_the_end(token: WorkerToken, *, clock: Callable[[], float] = time.time) -> None:
-    """Log a warning when the token ends soon, at once and then daily. Never returns."""
+async def warn_before_the_end(
+    presented: Callable[[], WorkerToken | None], *, clock: Callable[[], float] = time.time
+) -> None:
+    """Log a warning when the token that is presented ends soon, at once and then daily. Never returns."""
     while True:
+        try:
+            token = presented()
+        except ConfigError as error:
+            logger.warning("%s", error)
+            token = None
         now = clock()
-        if token.ends_soon(now):
+        if token is None:
+            await asyncio.sleep(DAY_S)
+        elif token.ends_soon(now):
             logger.warning(
-                "RUNHOLD_WORKER_TOKEN ends on %s, and then this worker does: %s", token.until, NEW_ONE
+                "RUNHOLD_WORKER_TOKEN ends on %s, and then this worker does unless .env has a new one: %s",
+                token.until,
+                NEW_ONE,
             )
             await asyncio.sleep(DAY_S)
         else:

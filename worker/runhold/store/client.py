@@ -1,4 +1,4 @@
-"""One RPC over HTTP: how a client is built, what an answer means, when to try again.
+"""One RPC over HTTP: how a client is built, how a call is posted, when to try again.
 
 supabase-py builds the client, its URL and its headers. RPC bodies are posted on the session of its PostgREST
 client rather than by ``client.rpc(…)``: the writer's bodies are encoded already (they must be repeated byte
@@ -10,24 +10,21 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, TypeVar
 
 import httpx
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from runhold.errors import (
-    APPLY_MIGRATIONS,
-    ConfigError,
-    Refused,
-    StoreError,
-    StoreUnavailable,
-    WorkerDead,
-    is_retryable,
-)
+from runhold.credentials import hide_credentials
+from runhold.errors import ConfigError, KeyRejected, Refused, StoreError, StoreUnavailable
+from runhold.store.answers import GatewayAnswer, is_retryable, read_answer
+from runhold.store.outages import Outages
 from runhold.tls import tls_context
+
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """A server that does not take a connection by then is down; the lease leaves no time for more."""
@@ -39,33 +36,6 @@ flushes, so that none of them pays for a TLS handshake."""
 BACKOFF_BASE_S: Final = 0.1
 BACKOFF_CAP_S: Final = 3.0
 """Full jitter between 0 and base · 2^n, capped: a recovering database is not hit by all workers at once."""
-
-STALE_SCHEMA_RETRY_S: Final = 1.0
-"""PostgREST reloads its schema cache about a second after a migration; until then functions are 'missing'."""
-
-_UNAVAILABLE_STATUSES: Final = frozenset({429, 502, 503, 504, 520, 521, 522, 523, 524})
-"""Statuses of gateways (and PostgREST without a database): the call may or may not have been carried out."""
-
-_DENIED_CODES: Final = frozenset({"42501", "PGRST300", "PGRST301", "PGRST302", "PGRST303"})
-_NO_SUCH_ROLE: Final = "22023"
-"""Of a token whose role the database does not have: its migrations are older."""
-
-_MISSING_FUNCTION: Final = "PGRST202"
-
-
-class Overloaded(StoreUnavailable):
-    """The server asked for a pause before the next attempt.
-
-    :ivar retry_after_s: seconds, from the ``Retry-After`` header.
-    """
-
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class UnreadableAnswer(StoreUnavailable):
-    """The call was answered with success, in no JSON that can be read: nobody knows what happened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,56 +88,115 @@ async def connect(url: str, access: Access, *, timeout_s: float, connections: in
         raise ConfigError(f"SUPABASE_URL is not the URL of a Supabase project: {url!r}") from error
 
 
-class Rpc:
-    """Calls database functions through one supabase client and turns every failure into an error of ours."""
+class AccessSource(Protocol):
+    """Where the access comes from that a call presents: it may change while the process runs."""
 
-    def __init__(self, client: AsyncClient) -> None:
-        self._client = client
+    @property
+    def current(self) -> Access:
+        """What to present now."""
+        ...
+
+    def rejected(self, access: Access, error: KeyRejected) -> None:
+        """``access`` was rejected. Never raises."""
+        ...
+
+    def accepted(self, access: Access) -> None:
+        """PostgREST took ``access``."""
+        ...
+
+
+class FixedAccess:
+    """An :class:`AccessSource` that never changes."""
+
+    def __init__(self, access: Access) -> None:
+        self.current = access
+
+    def rejected(self, access: Access, error: KeyRejected) -> None:
+        """Nothing else is known to present."""
+
+    def accepted(self, access: Access) -> None:
+        """As expected."""
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+class Rpc:
+    """Calls database functions through one supabase client and turns every failure into an error of ours.
+
+    :param source: what to present at each call.
+    :param outages: is told of failures and answers; shared by all connections of a process.
+    """
+
+    def __init__(self, client: AsyncClient, source: AccessSource, outages: Outages | None = None) -> None:
         postgrest = client.postgrest
         self._session = postgrest.session
         self._headers = {**dict(postgrest.headers), "Content-Type": "application/json"}
-        self._has_token = client.supabase_key not in postgrest.headers["Authorization"]
+        for name in [name for name in self._headers if name.lower() in ("apikey", "authorization")]:
+            del self._headers[name]
         self._base_url = f"{str(postgrest.base_url).rstrip('/')}/rpc/"
+        self._source = source
+        self._outages = outages or Outages()
 
-    async def call(self, name: str, params: Mapping[str, Any], *, deadline_s: float) -> Any:
+    async def call(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        deadline_s: float,
+        read: Callable[[Any], T] = _as_it_is,
+    ) -> T:
         """Call a function that is safe to repeat until it answers or ``deadline_s`` seconds have passed.
 
+        :param read: makes the value of the JSON that was answered; what it raises counts as no answer.
         :raises StoreUnavailable: no answer by then; the outcome is unknown.
-        :raises ConfigError: the key is refused, or the function does not exist.
-        :raises Refused: the database refuses this call.
+        :raises Refused: PostgREST or the database refuses the call, still at the deadline if that may pass.
         """
         body = to_json(params)
         ends = time.monotonic() + deadline_s
         attempt = 0
-        stale_schema_seen = False
         while True:
             try:
-                return await self.post(name, body)
+                return await self.post(name, body, read=read)
             except StoreError as error:
-                if isinstance(error, Refused) and error.code == _MISSING_FUNCTION:
-                    if stale_schema_seen:
-                        raise missing_function(name) from error
-                    stale_schema_seen = True
-                    await asyncio.sleep(STALE_SCHEMA_RETRY_S)
-                    continue
                 pause = backoff_s(attempt, error)
                 if not is_retryable(error) or time.monotonic() + pause >= ends:
                     raise
                 await asyncio.sleep(pause)
                 attempt += 1
 
-    async def post(self, name: str, body: bytes) -> Any:
-        """One attempt: post ``body``, the JSON object of the function's arguments, and return its answer."""
+    async def post(self, name: str, body: bytes, *, read: Callable[[Any], T] = _as_it_is) -> T:
+        """One attempt: post ``body``, the JSON object of the function's arguments, and return its answer.
+
+        :raises StoreError: it failed; :func:`runhold.store.answers.kind_of` says how.
+        """
+        access = self._source.current
+        try:
+            value = await self._attempt(name, body, access, read)
+        except StoreError as error:
+            self._outages.failed(name, error)
+            if isinstance(error, KeyRejected):
+                self._source.rejected(access, error)
+            elif isinstance(error, Refused):
+                self._source.accepted(access)
+            raise
+        self._outages.answered(name)
+        self._source.accepted(access)
+        return value
+
+    async def _attempt(self, name: str, body: bytes, access: Access, read: Callable[[Any], T]) -> T:
         try:
             response = await self._session.post(
-                self._base_url + name, content=body, headers=self._headers, follow_redirects=False
+                self._base_url + name,
+                content=body,
+                headers={**self._headers, **access.headers},
+                follow_redirects=False,
             )
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            what = str(error) or type(error).__name__
-            raise StoreUnavailable(f"no answer from {name}: {what}") from error
-        if response.is_success:
-            return _answer(name, response)
-        raise _failure(name, response, has_token=self._has_token)
+        except Exception as error:  # also what a malformed answer makes a library raise
+            what = hide_credentials(str(error)) or type(error).__name__
+            raise StoreUnavailable(f"no answer to {name}: {what}") from error
+        return read_answer(name, response, read)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -177,74 +206,6 @@ class Rpc:
 def backoff_s(attempt: int, error: BaseException | None = None) -> float:
     """Seconds to wait before attempt number ``attempt`` + 2 of the same call (0 is the first repetition)."""
     pause = random.uniform(0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2 ** min(attempt, 10)))
-    if isinstance(error, Overloaded):
+    if isinstance(error, GatewayAnswer) and error.retry_after_s is not None:
         return max(pause, min(error.retry_after_s, BACKOFF_CAP_S))
     return pause
-
-
-def missing_function(name: str) -> ConfigError:
-    """The sentence for a database without our functions, or with those of another version."""
-    return ConfigError(
-        f"the database has no function {name} as this worker calls it: its migrations are missing or older "
-        f"than the worker. Run {APPLY_MIGRATIONS}, then start it again"
-    )
-
-
-def denied(detail: str, *, has_token: bool = False) -> ConfigError:
-    """The sentence for a key, or a token, that may not do a worker's work."""
-    if has_token:
-        return ConfigError(
-            f"the project refuses the worker's token ({detail}): set RUNHOLD_WORKER_TOKEN to a new one "
-            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL); if the migrations are older "
-            f"than this worker, run {APPLY_MIGRATIONS}"
-        )
-    return ConfigError(
-        f"the database refuses the worker's key ({detail}): set SUPABASE_SECRET_KEY to a secret key of the "
-        "project at SUPABASE_URL (sb_secret_…, or the legacy service_role key)"
-    )
-
-
-def _answer(name: str, response: httpx.Response) -> Any:
-    if not response.content:
-        return None
-    try:
-        return from_json(response.content)
-    except ValueError as error:
-        # Something between us and PostgREST answered (a captive portal, a proxy): nobody knows what happened.
-        raise UnreadableAnswer(f"the answer of {name} is not JSON that can be read: {error}") from error
-
-
-def _failure(name: str, response: httpx.Response, *, has_token: bool) -> Exception:
-    status = response.status_code
-    body = _error_body(response)
-    code = body.get("code")
-    message = str(body.get("message") or response.reason_phrase or f"status {status}")
-    hint = body.get("hint")
-    if code == "RH012":
-        return WorkerDead(message, code=code, hint=hint)
-    if code in _DENIED_CODES or (code == _NO_SUCH_ROLE and has_token):
-        return denied(message, has_token=has_token)
-    if isinstance(code, str) and len(code) >= 5:  # SQLSTATE or PGRST…: not a gateway's number
-        return Refused(message, code=code, hint=hint)
-    if status in _UNAVAILABLE_STATUSES or status >= 500:
-        return _unavailable(f"{name} answered {status} {message}", response)
-    if status in (401, 403):
-        return denied(message, has_token=has_token)
-    if status in (301, 302, 307, 308, 404, 405):
-        return ConfigError(f"SUPABASE_URL leads to no Supabase API: {name} answered {status} {message}")
-    return Refused(message, code=str(status), hint=hint)
-
-
-def _unavailable(message: str, response: httpx.Response) -> StoreUnavailable:
-    try:
-        return Overloaded(message, retry_after_s=float(response.headers["Retry-After"]))
-    except (KeyError, ValueError):
-        return StoreUnavailable(message)
-
-
-def _error_body(response: httpx.Response) -> dict[str, Any]:
-    try:
-        body: Any = from_json(response.content)
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", body) if isinstance(body, dict) else {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
-from runhold.errors import StoreUnavailable
+from runhold.errors import StoreError
 from runhold.loop.ports import Definition, JsonObject, Run
-from runhold.store.client import Access, Rpc, connect
+from runhold.store.client import Access, AccessSource, FixedAccess, Rpc, connect
+from runhold.store.outages import Outages
 from runhold.store.records import (
     Claim,
     Heartbeat,
@@ -65,10 +67,18 @@ class Gateway:
 
     @classmethod
     async def open(
-        cls, url: str, access: Access, *, timeout_s: float = CALL_TIMEOUT_S, connections: int = POOL_SIZE
+        cls,
+        url: str,
+        access: Access | AccessSource,
+        *,
+        timeout_s: float = CALL_TIMEOUT_S,
+        connections: int = POOL_SIZE,
+        outages: Outages | None = None,
     ) -> Gateway:
         """A gateway with connections of its own. Opens none yet."""
-        return cls(Rpc(await connect(url, access, timeout_s=timeout_s, connections=connections)))
+        source = FixedAccess(access) if isinstance(access, Access) else access
+        client = await connect(url, source.current, timeout_s=timeout_s, connections=connections)
+        return cls(Rpc(client, source, outages))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -79,7 +89,9 @@ class Gateway:
     ) -> Registration:
         """Announce a new worker and what its agents are."""
         params = {"worker": asdict(worker), "definitions": definitions}
-        return read_registration(await self._rpc.call("agent_worker_register", params, deadline_s=deadline_s))
+        return await self._rpc.call(
+            "agent_worker_register", params, deadline_s=deadline_s, read=read_registration
+        )
 
     async def claim(
         self,
@@ -92,24 +104,21 @@ class Gateway:
     ) -> Claim:
         """Take up to ``n`` pending runs. The same ``seq`` again answers the same runs, no new ones."""
         params = {"worker_id": worker_id, "seq": seq, "definitions": definitions, "n": n}
-        return read_claim(await self._rpc.call("agent_worker_claim", params, deadline_s=deadline_s))
+        return await self._rpc.call("agent_worker_claim", params, deadline_s=deadline_s, read=read_claim)
 
     async def record(self, worker_id: UUID, entries: Sequence[bytes]) -> list[JsonObject]:
         """Store encoded entries; one attempt, one raw verdict per entry, in order."""
         body = b'{"worker_id":"%s","entries":[%s]}' % (str(worker_id).encode(), b",".join(entries))
-        answer = await self._rpc.post("agent_worker_record", body)
-        if not isinstance(answer, list) or [type(item) for item in cast("list[Any]", answer)] != [dict] * len(
-            entries
-        ):
-            raise StoreUnavailable("agent_worker_record did not answer one verdict per entry")
-        return cast("list[JsonObject]", answer)
+        return await self._rpc.post("agent_worker_record", body, read=partial(_read_verdicts, len(entries)))
 
     async def heartbeat(
         self, worker_id: UUID, held: Sequence[UUID], last_seq: int, *, deadline_s: float = CALL_TIMEOUT_S
     ) -> Heartbeat:
         """Renew the lease; ``held`` are our runs, all of those claimed up to ``last_seq`` that still are."""
         params = {"worker_id": worker_id, "held": held, "last_seq": last_seq}
-        return read_heartbeat(await self._rpc.call("agent_worker_heartbeat", params, deadline_s=deadline_s))
+        return await self._rpc.call(
+            "agent_worker_heartbeat", params, deadline_s=deadline_s, read=read_heartbeat
+        )
 
     async def release(
         self,
@@ -125,45 +134,47 @@ class Gateway:
         :param counted: the attempt is used up.
         """
         params = {"worker_id": worker_id, "executions": executions, "reason": reason, "counted": counted}
-        answer = await self._rpc.call("agent_worker_release", params, deadline_s=deadline_s)
-        return int(answer["released"])
+        return await self._rpc.call(
+            "agent_worker_release", params, deadline_s=deadline_s, read=lambda answer: int(answer["released"])
+        )
 
     async def stop(self, worker_id: UUID, *, draining: bool, deadline_s: float = CALL_TIMEOUT_S) -> None:
         """Mark the worker draining, or (false) say goodbye."""
         params = {"worker_id": worker_id, "draining": draining}
-        await self._rpc.call("agent_worker_stop", params, deadline_s=deadline_s)
+        await self._rpc.call("agent_worker_stop", params, deadline_s=deadline_s, read=_read_object)
 
     async def sweep(self, *, deadline_s: float = CALL_TIMEOUT_S) -> JsonObject:
         """Requeue runs of dead workers, expire reviews, repair. Returns counts."""
-        answer = await self._rpc.call("agent_sweep", {}, deadline_s=deadline_s)
-        return cast("JsonObject", answer) if isinstance(answer, dict) else {}
+        return await self._rpc.call("agent_sweep", {}, deadline_s=deadline_s, read=_read_object)
 
     async def notifications(
         self, worker_id: UUID, n: int, channels: Sequence[str], *, deadline_s: float = CALL_TIMEOUT_S
     ) -> list[Notification]:
         """Take up to ``n`` messages of the outbox that are due; for a minute, then others may."""
         params = {"worker_id": worker_id, "n": n, "channels": channels}
-        answer = await self._rpc.call("agent_worker_notifications", params, deadline_s=deadline_s)
-        return read_notifications(answer)
+        return await self._rpc.call(
+            "agent_worker_notifications", params, deadline_s=deadline_s, read=read_notifications
+        )
 
     async def notified(
         self, worker_id: UUID, notification_id: UUID, error: str | None, *, deadline_s: float = CALL_TIMEOUT_S
     ) -> None:
         """Say that a message was delivered, or (``error``) why not."""
         params = {"worker_id": worker_id, "id": notification_id, "error": error}
-        await self._rpc.call("agent_worker_notified", params, deadline_s=deadline_s)
+        await self._rpc.call("agent_worker_notified", params, deadline_s=deadline_s, read=_read_object)
 
     async def definitions(
         self, ids: Sequence[UUID], *, deadline_s: float = CALL_TIMEOUT_S
     ) -> list[Definition]:
         """Older definitions by id: what agents were when steps were decided."""
-        answer = await self._rpc.call("agent_worker_definitions", {"ids": ids}, deadline_s=deadline_s)
-        return read_definitions(answer)
+        return await self._rpc.call(
+            "agent_worker_definitions", {"ids": ids}, deadline_s=deadline_s, read=read_definitions
+        )
 
     async def prices(self, models: Sequence[str], *, deadline_s: float = CALL_TIMEOUT_S) -> list[ModelPrice]:
         """What operators entered as prices of ``models``: those in force, and those ahead."""
-        return read_prices(
-            await self._rpc.call("agent_worker_prices", {"models": models}, deadline_s=deadline_s)
+        return await self._rpc.call(
+            "agent_worker_prices", {"models": models}, deadline_s=deadline_s, read=read_prices
         )
 
     async def log(
@@ -171,4 +182,25 @@ class Gateway:
     ) -> Run:
         """A claimed run that was too large for the claim's answer, whole."""
         params = {"worker_id": worker_id, "execution_id": execution_id, "fence": fence}
-        return read_run(await self._rpc.call("agent_worker_log", params, deadline_s=deadline_s))
+        run = await self._rpc.call("agent_worker_log", params, deadline_s=deadline_s, read=_read_run_if_ours)
+        if run is None:
+            raise StoreError("it belongs to another worker by now")
+        return run
+
+
+def _read_verdicts(count: int, answer: Any) -> list[JsonObject]:
+    """One raw verdict per entry."""
+    given = cast("list[Any]", answer) if isinstance(answer, list) else []
+    if len(given) != count or not all(isinstance(item, dict) for item in given):
+        raise StoreError("it is not one verdict per entry")
+    return given
+
+
+def _read_run_if_ours(answer: Any) -> Run | None:
+    return None if answer is None else read_run(answer)
+
+
+def _read_object(answer: Any) -> JsonObject:
+    if not isinstance(answer, dict):
+        raise StoreError(f"it is {type(answer).__name__}, not an object")
+    return cast("JsonObject", answer)

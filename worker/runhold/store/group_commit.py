@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
-from runhold.errors import ConfigError, Refused, StoreError, WorkerDead, is_retryable
+from runhold.errors import Refused, StoreError, WorkerDead
 from runhold.loop.ports import JsonObject
+from runhold.store.answers import DATA, UnreadableAnswer, kind_of
 from runhold.store.client import backoff_s
 from runhold.store.gateway import RecordPort
 from runhold.store.run_log import QueuedLog
@@ -55,9 +56,6 @@ SUSPECT_FAILURES: Final = 4
 MAX_FAILURES_ALONE: Final = 5
 """An entry that fails this often alone, while others succeed, is given up, even if no error ever blamed its data (a
 statement time-out, an internal error, a gateway that gives up on it)."""
-
-_DATA_CLASSES: Final = ("21", "22", "23", "54", "RH", "P0")
-_DATA_CODES: Final = frozenset({"400", "413", "414", "PGRST102"})
 
 
 class GroupCommit:
@@ -199,8 +197,8 @@ class GroupCommit:
                 self.abandon()
                 self._on_worker_dead()
                 return
-            except (StoreError, ConfigError) as error:
-                if not _blames_data(error):
+            except StoreError as error:
+                if kind_of(error) is not DATA:
                     await self._send_later(
                         _under_way([*part, *(log for rest in parts for log in rest)]), error
                     )
@@ -224,7 +222,9 @@ class GroupCommit:
         )
         for log, verdict in zip(part, verdicts, strict=True):
             if verdict.get("execution") != log.key or "verdict" not in verdict:
-                raise StoreError("agent_worker_record answered about another run than it was asked about")
+                raise UnreadableAnswer(
+                    "agent_worker_record answered about another run than it was asked about"
+                )
         return verdicts
 
     async def _send_later(self, batch: list[QueuedLog], error: Exception) -> None:
@@ -236,8 +236,7 @@ class GroupCommit:
         pause = backoff_s(self._failures, error)
         self._failures += 1
         self._flush_limit = max(1, len(batch) // 2)
-        level = logging.WARNING if self._failures == 1 else logging.DEBUG
-        logger.log(level, "%d entries will be sent again, the flush failed: %s", len(batch), error)
+        logger.debug("%d entries will be sent again, the flush failed: %s", len(batch), error)
         for log in batch:
             if log.sealed is not None:
                 log.sealed.failures += 1
@@ -270,10 +269,3 @@ class GroupCommit:
 def _under_way(logs: Sequence[QueuedLog]) -> list[QueuedLog]:
     """Those that still have something to send: a run may be lost while its entry waits."""
     return [log for log in logs if log.sealed is not None]
-
-
-def _blames_data(error: Exception) -> bool:
-    """Whether a flush was refused for what is in it: sent again, it would be refused again."""
-    if not isinstance(error, Refused) or is_retryable(error):
-        return False
-    return error.code in _DATA_CODES or (len(error.code) == 5 and error.code.startswith(_DATA_CLASSES))

@@ -162,20 +162,20 @@ def read_heartbeat(answer: Any) -> Heartbeat:
 
 def read_notifications(answer: Any) -> list[Notification]:
     """Validate the answer of ``agent_worker_notifications``."""
-    return _validated(_notifications, answer or [], "agent_worker_notifications")
+    return _validated(_notifications, answer, "agent_worker_notifications")
 
 
 def read_definitions(answer: Any) -> list[Definition]:
     """Validate the answer of ``agent_worker_definitions``."""
     try:
-        return convert(answer or [], list[Definition])
+        return convert(answer, list[Definition])
     except msgspec.ValidationError as error:
         raise _malformed("agent_worker_definitions", error) from error
 
 
 def read_prices(answer: Any) -> list[ModelPrice]:
     """Validate the answer of ``agent_worker_prices``."""
-    return _validated(_prices, answer or [], "agent_worker_prices")
+    return _validated(_prices, answer, "agent_worker_prices")
 
 
 def read_claim(answer: Any) -> Claim:
@@ -218,7 +218,7 @@ def read_recorded_run(answer: Any) -> RecordedRun:
             input=given["input"],
             steps=convert([_step(row) for row in _rows(given, "steps")], list[Step]),
             calls=convert(_rows(given, "calls"), list[ToolCall]),
-            definitions={one.id: one for one in read_definitions(given.get("definitions"))},
+            definitions={one.id: one for one in read_definitions(given.get("definitions") or [])},
         )
     except msgspec.ValidationError as error:
         raise _malformed("a run's tables", error) from error

@@ -11,7 +11,8 @@ from typing import Any, Final
 import httpx
 from postgrest import APIError
 
-from runhold.errors import Refused, is_retryable
+from runhold.errors import Refused
+from runhold.store.answers import is_retryable
 
 PATIENCE_S: Final = 60.0
 """How long something is waited for before it counts as never coming. Far longer than anything takes."""
