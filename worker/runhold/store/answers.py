@@ -17,7 +17,15 @@ import httpx
 from pydantic_core import from_json
 
 from runhold.credentials import hide_credentials
-from runhold.errors import ConfigError, KeyRejected, Refused, StoreError, StoreUnavailable, WorkerDead
+from runhold.errors import (
+    APPLY_MIGRATIONS,
+    ConfigError,
+    KeyRejected,
+    Refused,
+    StoreError,
+    StoreUnavailable,
+    WorkerDead,
+)
 
 T = TypeVar("T")
 
@@ -179,8 +187,8 @@ def denied(detail: str, *, has_token: bool = False) -> ConfigError:
     if has_token:
         return ConfigError(
             f"the project refuses the worker's token ({detail}): set RUNHOLD_WORKER_TOKEN to a new one "
-            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL), and run `supabase db push` "
-            "if the migrations are older than this worker"
+            "(`runhold worker-token`, signed with a key of the project at SUPABASE_URL), and run "
+            f"{APPLY_MIGRATIONS} if the migrations are older than this worker"
         )
     return ConfigError(
         f"the database refuses the worker's key ({detail}): set SUPABASE_SECRET_KEY to a secret key of the "
@@ -192,7 +200,7 @@ def missing_function(detail: str) -> ConfigError:
     """The sentence for a database without our functions, or with those of another version."""
     return ConfigError(
         f"the database has no function as this worker calls it ({detail}): its migrations are missing or older "
-        "than the worker. Run `supabase db push` (hosted) or `runhold dev` (local), then start it again"
+        f"than the worker. Run {APPLY_MIGRATIONS}, then start it again"
     )
 
 
