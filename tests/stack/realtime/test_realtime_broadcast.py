@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import aiohttp
+import psycopg
 import pytest
 from realtime import RealtimeSubscribeStates
 from realtime_stack import Database, Inbox, Stack
@@ -90,7 +91,6 @@ async def test_batch_over_http(
     url = f"{stack.url}/realtime/v1/api/broadcast"
     async with http.post(url, json={"messages": messages}, headers=headers) as response:
         assert (response.status, await response.text()) == (202, "")
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
     assert (await socket.receive())["payload"] == push_of("a", {"n": 1})
     for body in ({}, {"messages": [{"topic": name, "event": "a"}]}, {"messages": [{"payload": []}]}, []):
         async with http.post(url, json=body, headers=headers) as response:
@@ -136,6 +136,19 @@ async def test_send_from_the_database(raw: Any, client: Any, database: Database,
     assert (await socket.socket.receive()).data.endswith(b"\x01\x02")
     await database.run("select realtime.send('{\"id\": 1}', 'note', %s, false)", name)
     assert (await socket.receive())["payload"]["payload"] == {"id": 1}
+
+
+@pytest.mark.parametrize("payload", ["[1]", '["id"]', '"text"', "5", "null"])
+async def test_what_is_no_object_is_not_sent_and_undoes_nothing(
+    stack: Stack, name: str, payload: str
+) -> None:
+    warnings: list[str | None] = []
+    async with await psycopg.AsyncConnection.connect(stack.postgres.url_as("postgres")) as connection:
+        connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary))
+        await connection.execute("select realtime.send(%s, 'note', %s, false)", [payload, name])
+        sent = await connection.execute("select from realtime.messages where topic = %s", [name])
+        assert sent.rowcount == 0
+    assert [text for text in warnings if text and "WarnSendingBroadcastMessage" in text]
 
 
 async def test_trigger_broadcasts_changes_to_a_private_channel(

@@ -5,10 +5,10 @@
 
 -- ---------------------------------------------------------------------------------------------------------------- roles
 
--- Who requests run as. They never log in; the API switches to them.
-create role anon nologin noinherit;
-create role authenticated nologin noinherit;
-create role service_role nologin noinherit bypassrls;
+-- Who requests run as. They never log in; the API switches to them. A role that a project grants to them takes effect.
+create role anon nologin inherit;
+create role authenticated nologin inherit;
+create role service_role nologin inherit bypassrls;
 
 -- Whom the REST API logs in as. It owns nothing and inherits nothing: it can only become one of the three.
 create role authenticator login noinherit password %(password)s;
@@ -36,6 +36,16 @@ alter role authenticator set lock_timeout = '8s';
 alter role authenticated set statement_timeout = '8s';
 alter role anon set statement_timeout = '3s';
 alter role supabase_auth_admin set idle_in_transaction_session_timeout = '60s';
+
+-- A project configures its REST API by `alter role authenticator set pgrst.… = …`, which only superusers may do with a
+-- setting that no library defines, unless it is granted.
+grant set on parameter
+    "pgrst.db_schemas", "pgrst.db_extra_search_path", "pgrst.db_max_rows", "pgrst.db_pre_request", "pgrst.db_tx_end",
+    "pgrst.db_plan_enabled", "pgrst.db_aggregates_enabled", "pgrst.db_root_spec", "pgrst.openapi_mode",
+    "pgrst.openapi_security_active", "pgrst.server_cors_allowed_origins", "pgrst.server_timing_enabled",
+    "pgrst.server_trace_header", "pgrst.jwt_role_claim_key", "pgrst.jwt_aud", "pgrst.jwt_secret_is_base64",
+    "pgrst.log_level"
+    to postgres;
 
 alter database postgres owner to postgres;
 

@@ -53,6 +53,7 @@ async def start_api(
         "publishableKey": state.publishable_key,
         "secretKey": state.secret_key,
         "auth": auth,
+        "api": {"schemas": ["public"], "extra_search_path": ["public", "extensions"], "max_rows": 1000},
     }
     spec = ChildSpec(
         name="The REST and Auth API",

@@ -4,8 +4,9 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { createPostgresConnection, PostgresConnection } from "@supabase/lite/postgres";
 import { CompiledQuery, Kysely } from "kysely";
 import { PostgresJSDialect } from "kysely-postgres-js";
-import { contextSettings, contextStatement } from "./context.mjs";
+import { beginStatement, contextSettings } from "./context.mjs";
 import { selfDescribing } from "./errors.mjs";
+import { AfterUpdate, judge, mendParsed } from "./lite.mjs";
 import { unmarkParameter } from "./marks.mjs";
 import { Pool } from "./pool.mjs";
 import { exactTypes } from "./types.mjs";
@@ -13,7 +14,7 @@ import { exactTypes } from "./types.mjs";
 const POOL_SIZE = 20;
 const AUTH_POOL_SIZE = 4;
 
-/** The HTTP request being served: `{ method, path, headers }`, for `current_setting('request.…')`. */
+/** The HTTP request being served: `{ method, path, headers, schema, rollback }`, also for `current_setting('request.…')`. */
 export const currentRequest = new AsyncLocalStorage();
 
 const silent = () => {};
@@ -36,7 +37,14 @@ export class RestConnection extends PostgresConnection {
 
   // Lite introspects as the role that serves requests, and information_schema hides from it what it has no right to.
   async introspect() {
-    return this.catalog.introspection();
+    return this.catalog.introspection(currentRequest.getStore()?.schema);
+  }
+
+  async onPostgrestAST(parsed) {
+    const request = currentRequest.getStore();
+    const mended = mendParsed(await super.onPostgrestAST(parsed), await this.introspect(), request);
+    if (request) request.parsed = mended;
+    return mended;
   }
 
   // Lite's own way runs `grant all` on every table to anon before the first request, and sends six statements one after
@@ -44,18 +52,21 @@ export class RestConnection extends PostgresConnection {
   async withContext(vars, work, options) {
     if (options?.transaction) return work(options.transaction);
     if (!vars) return work(this.kysely);
+    const request = currentRequest.getStore();
     const settings = await contextSettings(this.catalog, {
       role: vars.auth?.role || "anon",
       claims: vars.auth?.jwt ?? {},
-      request: currentRequest.getStore(),
+      request,
     });
+    const begin = await beginStatement(this.catalog, settings, options?.rpc);
     return this.kysely.connection().execute(async (connection) => {
       const send = (text) => connection.executeQuery(CompiledQuery.raw(text));
-      const opened = send(`begin${options?.rpc?.readOnly ? " read only" : ""}; ${contextStatement(settings)}`);
+      const opened = send(begin);
       try {
-        const [result] = await Promise.all([work(connection), opened]);
-        await send(options?.forceRollback ? "rollback" : "commit");
-        return result;
+        const [result] = await Promise.all([work(connection.withPlugin(new AfterUpdate(request))), opened]);
+        const judged = await judge(result, request);
+        await send(judged.undone ? "rollback" : "commit");
+        return judged.answer;
       } catch (error) {
         await opened.catch(silent); // the error that matters is the one being thrown
         await send("rollback").catch(silent);

@@ -59,12 +59,13 @@ export function isDatabaseError(error) {
   return typeof error?.code === "string" && SQLSTATE.test(error.code) && error.name === "PostgresError";
 }
 
-/** PostgREST's HTTP status for a SQLSTATE. What it does not list is the client's fault: 400. */
-export function statusOf(code, role) {
+/** PostgREST's HTTP status for an error of the database. What it does not list is the client's fault: 400. */
+export function statusOf({ code, message }, role) {
   if (code in CONNECTION_MESSAGES) return 503;
   if (code === "42501") return role === "anon" ? 401 : 403;
-  const chosen = /^PT([2-5]\d\d)$/.exec(code);
-  if (chosen) return Number(chosen[1]);
+  if (code === "21000") return message.endsWith("requires a WHERE clause") ? 400 : 500;
+  if (code === "22023") return /^role .* does not exist$/.test(message) ? 401 : 400;
+  if (code.startsWith("PT")) return Number(/^PT([2-5]\d\d)$/.exec(code)?.[1] ?? 500);
   return STATUS_OF_CODE[code] ?? STATUS_OF_CLASS[code.slice(0, 2)] ?? 400;
 }
 
@@ -89,7 +90,7 @@ export function selfDescribing(error) {
   if (!isDatabaseError(error) || LEFT_TO_LITE.has(error.code)) return error;
   const described = new Error(JSON.stringify(bodyOf(error)));
   described.code = "PGRST";
-  described.detail = JSON.stringify({ status: statusOf(error.code), headers: {} });
+  described.detail = JSON.stringify({ status: statusOf(error), headers: {} });
   described.stack = `${error.code}: ${error.message}`; // lite logs it: one line, and no statement with its data
   return described;
 }

@@ -1,25 +1,27 @@
-// What must be changed in requests before @supabase/lite reads them.
+// What @supabase/lite must be given otherwise than it came, and what is done about its answers, so that they are PostgREST's.
 
+import { sql } from "kysely";
 import { mark, markJson, markNumbers } from "./marks.mjs";
 
 const isJsonType = (type) => type === "json" || type === "jsonb";
+const DEFAULT = sql`default`;
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
 /**
  * The request's JSON body with every value that lite would change in marks: numbers that JavaScript cannot hold, strings of
  * digits for numeric columns, and whole values of json columns and arguments. A body that is no JSON stays for lite to refuse.
  */
-export async function exactBody(path, text, catalog) {
+export async function exactBody({ path, schema }, text, catalog) {
   let body;
   try {
     body = JSON.parse(markNumbers(text));
   } catch {
     return text;
   }
-  const [, functionName, table] = /^\/rest\/v1\/(?:rpc\/([^/]+)|([^/]+))\/?$/.exec(path) ?? [];
+  const [, functionName, table] = /^\/(?:rpc\/([^/]+)|([^/]+))\/?$/.exec(path) ?? [];
   const types = functionName
-    ? argumentTypes(await catalog.functions(decodeURIComponent(functionName)))
-    : await catalog.columnTypes(decodeURIComponent(table ?? ""));
+    ? argumentTypes(await catalog.functions(decodeURIComponent(functionName), schema))
+    : await catalog.columnTypes(decodeURIComponent(table ?? ""), schema);
   const exactRow = (row) => {
     if (!isObject(row)) return row;
     return Object.fromEntries(
@@ -47,4 +49,94 @@ function argumentTypes(overloads) {
     });
   }
   return types;
+}
+
+const PATTERNS = new Set(["$likeAny", "$likeAll", "$ilikeAny", "$ilikeAll"]);
+
+/**
+ * What lite parsed of a request, with what it would do otherwise than PostgREST put right: `*` in lists of patterns, rows
+ * with missing columns (null, or their defaults with `Prefer: missing=default`), and rows without any column.
+ */
+export function mendParsed(parsed, { columns: known }, request) {
+  mendPatterns(parsed.where);
+  const isInsert = ["insert", "upsert"].includes(parsed.type);
+  if (!parsed.values || !(isInsert || ["update", "put"].includes(parsed.type))) return parsed;
+  const { columns, missing } = parsed.$meta ?? {};
+  const anyColumn = known.find(({ table }) => table === parsed.from)?.name;
+  const isCsv = /^text\/csv/.test(request?.headers["content-type"] ?? "");
+  const complete = (given) => {
+    if (!isObject(given)) return given;
+    const row = isCsv ? withNulls(given) : given;
+    const filler = isInsert && missing === "default" ? DEFAULT : null;
+    if (columns) return Object.fromEntries(columns.map((name) => [name, name in row ? row[name] : filler]));
+    return isInsert && anyColumn && Object.keys(row).length === 0 ? { [anyColumn]: DEFAULT } : row;
+  };
+  parsed.values = Array.isArray(parsed.values) ? parsed.values.map(complete) : complete(parsed.values);
+  return parsed;
+}
+
+/** A row of CSV, in which NULL stands for null. */
+function withNulls(row) {
+  return Object.fromEntries(Object.entries(row).map(([name, value]) => [name, value === "NULL" ? null : value]));
+}
+
+function mendPatterns(where) {
+  if (where === null || typeof where !== "object") return;
+  for (const [name, value] of Object.entries(where)) {
+    if (PATTERNS.has(name) && Array.isArray(value)) {
+      where[name] = value.map((pattern) => (typeof pattern === "string" ? pattern.replaceAll("*", "%") : pattern));
+    } else mendPatterns(value);
+  }
+}
+
+/**
+ * Plugin of Kysely. To answer an update with embedded rows, lite reads the updated rows once more, by their keys and also
+ * by the request's filter, which they may not match any more: so the filter is emptied once it has been used.
+ */
+export class AfterUpdate {
+  #request;
+  #updates = new WeakSet();
+
+  constructor(request) {
+    this.#request = request;
+  }
+
+  transformQuery({ node, queryId }) {
+    if (node.kind === "UpdateQueryNode") this.#updates.add(queryId);
+    return node;
+  }
+
+  async transformResult({ result, queryId }) {
+    const where = this.#request?.parsed?.where;
+    if (where && this.#updates.has(queryId)) for (const name of Object.keys(where)) delete where[name];
+    return result;
+  }
+}
+
+/** Lite's answer, or the refusal in its place, and whether the request's transaction is to be rolled back. */
+export async function judge(answer, request) {
+  const tooMany = request?.parsed?.type === "rpc" && (await exceeded(answer, request.headers.prefer ?? ""));
+  if (tooMany) return { answer: tooMany, undone: true };
+  return { answer, undone: Boolean(request?.rollback) || (await isRefusal(answer)) };
+}
+
+/** Whether lite refuses what the database has done. A function that chooses an error's status does not. */
+async function isRefusal(answer) {
+  if (!(answer instanceof Response) || answer.status < 400) return false;
+  return /"code":"PGRST/.test(await answer.clone().text());
+}
+
+/** The refusal of a function that returns more rows than `Prefer: max-affected` allows, otherwise null. */
+async function exceeded(answer, prefer) {
+  const most = /max-affected=(\d+)/.exec(prefer)?.[1];
+  if (most === undefined || !/handling=strict/.test(prefer) || answer.status >= 400) return null;
+  const rows = JSON.parse((await answer.clone().text()) || "null");
+  if (!Array.isArray(rows) || rows.length <= Number(most)) return null;
+  const body = {
+    code: "PGRST124",
+    details: `The query affects ${rows.length} rows`,
+    hint: null,
+    message: "Query result exceeds max-affected preference constraint",
+  };
+  return Response.json(body, { status: 400 });
 }

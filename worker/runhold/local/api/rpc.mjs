@@ -5,11 +5,10 @@
 // travel together. Only plain calls are taken; the rest (filters on results, GET, overloads, errors in the request) is
 // lite's, whose answers to those are right.
 
-import { contextSettings, contextStatement } from "./context.mjs";
+import { beginStatement, contextSettings } from "./context.mjs";
 import { bodyOf, isDatabaseError, statusOf } from "./errors.mjs";
 import { quoteName } from "./quote.mjs";
 
-const MAX_ROWS = 1000;
 const PLAIN_HEADERS = /^(\*\/\*|application\/json)?$/;
 
 /** Calls functions of the exposed schemas. */
@@ -25,7 +24,7 @@ export class Rpc {
 
   /**
    * Call the function. Answers `{ status, body, headers }`, or null if the request is for lite.
-   * `request`: `{ method, path, search, headers }`; `text`: the request's body; `caller`: of Keys.
+   * `request`: `{ method, path, search, headers, schema }`; `text`: the request's body; `caller`: of Keys.
    */
   async call(name, request, text, caller) {
     const { headers } = request;
@@ -34,12 +33,12 @@ export class Rpc {
       !request.search &&
       PLAIN_HEADERS.test(headers.accept ?? "") &&
       !headers.prefer &&
-      (headers["content-profile"] ?? "public") === "public" &&
       /^application\/json\b/.test(headers["content-type"] ?? "");
     if (!isPlain) return null;
     const given = argumentNames(text);
-    const called = given && choose(await this.#catalog.functions(name), given);
+    const called = given && choose(await this.#catalog.functions(name, request.schema), given);
     if (!called) return null;
+    const { max_rows: maxRows } = await this.#catalog.settings();
     const settings = await contextSettings(this.#catalog, {
       ...caller,
       request,
@@ -47,21 +46,21 @@ export class Rpc {
       settings: called.settings.statement_timeout ? { statement_timeout: called.settings.statement_timeout } : {},
     });
     try {
-      const row = await this.#run(called, settings, this.#statement(called, given), text || "{}");
+      const row = await this.#run(called, settings, this.#statement(called, given, maxRows), text || "{}");
       return answer(called, row);
     } catch (error) {
       if (!isDatabaseError(error) || error.code === "PGRST") throw error;
-      const status = statusOf(error.code, caller.role);
+      const status = statusOf(error, caller.role);
       return { status, body: JSON.stringify(bodyOf(error)), headers: {} };
     }
   }
 
   /** The statement for a function and the arguments given, remembered as long as the function is known. */
-  #statement(called, given) {
+  #statement(called, given, maxRows) {
     const key = given.join("\0");
     const known = this.#statements.get(called) ?? new Map();
     this.#statements.set(called, known);
-    if (!known.has(key)) known.set(key, compose(called, given));
+    if (!known.has(key)) known.set(key, compose(called, given, maxRows));
     return known.get(key);
   }
 
@@ -70,10 +69,11 @@ export class Rpc {
    * and the body a parameter. All are waited for, so that the next request finds the connection at rest.
    */
   async #run(called, settings, statement, text) {
+    const begin = await beginStatement(this.#catalog, settings, { readOnly: !called.volatile });
     const connection = await this.#pool.reserve();
     try {
       const outcomes = await Promise.allSettled([
-        connection.unsafe(`begin${called.volatile ? "" : " read only"}; ${contextStatement(settings)}`),
+        connection.unsafe(begin),
         connection.unsafe(statement, [text], { prepare: true }),
         connection.unsafe("commit"), // after a failure the server answers it by a rollback
       ]);
@@ -128,7 +128,7 @@ function takesBody(overloads) {
 }
 
 /** One statement: read the arguments from the JSON in $1, call, print the result as JSON. */
-function compose(called, given) {
+function compose(called, given, maxRows) {
   const typeOf = (name) => called.argument_types[called.argument_names.indexOf(name)];
   const columns = given.map((name) => `${quoteName(name)} ${typeOf(name)}`).join(", ");
   const passed = given.map((name) => `${quoteName(name)} => given.${quoteName(name)}`).join(", ");
@@ -138,7 +138,7 @@ function compose(called, given) {
   const call = called.takes_body
     ? `${called.qualified_name}($1::text::${called.argument_types[0]})`
     : `${called.qualified_name}(${passed})`;
-  const [value, from] = resultOf(called);
+  const [value, from] = resultOf(called, maxRows);
   return (
     `select ${value} as body, current_setting('response.status', true) as status,` +
     ` current_setting('response.headers', true) as headers from ${from(`${source}, lateral ${call}`)}`
@@ -146,14 +146,14 @@ function compose(called, given) {
 }
 
 /** How to print what a function returns, as PostgREST does: the expression, and the source around the call. */
-function resultOf({ returns_void, returns_row, returns_set }) {
+function resultOf({ returns_void, returns_row, returns_set }, maxRows) {
   if (returns_void) return ["null", (call) => call];
   if (returns_row) {
-    const rows = (call) => `(select result.* from ${call} as result limit ${MAX_ROWS}) as result_row`;
+    const rows = (call) => `(select result.* from ${call} as result limit ${maxRows}) as result_row`;
     return [returns_set ? "coalesce(json_agg(result_row), '[]')::text" : "(json_agg(result_row) -> 0)::text", rows];
   }
   if (!returns_set) return ["to_json(result.value)::text", (call) => `${call} as result (value)`];
-  const values = (call) => `(select result.value from ${call} as result (value) limit ${MAX_ROWS}) as result`;
+  const values = (call) => `(select result.value from ${call} as result (value) limit ${maxRows}) as result`;
   return ["coalesce(json_agg(result.value), '[]')::text", values];
 }
 

@@ -3,7 +3,7 @@
 //
 //   database.mjs, context.mjs  grants, request context, errors          types.mjs, marks.mjs  values unchanged by JavaScript
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
-//   catalog.mjs   schema changes are noticed                            lite.mjs              JSON of requests
+//   catalog.mjs   schema changes are noticed                            lite.mjs              requests and answers mended
 //   keys.mjs      who is calling, broken tokens                         pool.mjs              crashes of PostgreSQL
 //   cors.mjs      browsers on other origins
 //   auth.mjs      Auth: routes and refusals; auth_admin.mjs, auth_links.mjs the admin API; auth_service.mjs bans, anonymous
@@ -27,7 +27,6 @@ import { authTypes } from "./types.mjs";
 
 const MAX_BODY_BYTES = 64 * 1024 * 1024;
 const KEEP_ALIVE_MS = 75_000; // longer than clients keep idle connections, so that theirs close first
-const EXPOSED_SCHEMAS = ["public"];
 const JSON_TYPE = "application/json; charset=utf-8";
 
 const options = JSON.parse(process.env.RUNHOLD_API);
@@ -58,12 +57,13 @@ const appOptions = {
     ...options.auth,
     email: { enable_signup: true, enable_confirmations: false, ...options.auth.email },
   },
-  api: { enabled: true, schemas: EXPOSED_SCHEMAS, max_rows: 1000 },
+  // More of it is set for each request: a project changes it while the API runs.
+  api: { enabled: true, pg_safe_update: true },
   storage: { enabled: false },
   studio: { enabled: false },
 };
 
-const catalog = new Catalog(options.catalogUrl, EXPOSED_SCHEMAS);
+const catalog = new Catalog(options.catalogUrl, options.api);
 const rest = new App({
   ...appOptions,
   connection: new RestConnection({ url: options.restUrl, catalog }),
@@ -89,7 +89,7 @@ const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0
     return;
   }
   serve(incoming, outgoing).catch((error) => {
-    if (error instanceof ConnectionError) return send(outgoing, statusOf(error.code), JSON.stringify(bodyOf(error)));
+    if (error instanceof ConnectionError) return send(outgoing, statusOf(error), JSON.stringify(bodyOf(error)));
     if (isTooDeep(error) && !outgoing.headersSent) return send(outgoing, 413, TOO_DEEP);
     console.error(error);
     if (!outgoing.headersSent) send(outgoing, 500, JSON.stringify({ message: "The local API failed; see api.log." }));
@@ -123,22 +123,36 @@ async function serve(incoming, outgoing) {
   }
   const refusal = refuseMalformed(incoming.headers);
   if (refusal) return send(outgoing, 401, refusal);
-  const request = {
-    method: incoming.method,
-    path: url.pathname.slice("/rest/v1".length),
-    search: url.search,
-    headers: incoming.headers,
-  };
+  const request = await describe(incoming, url);
   if (request.path.startsWith("/rpc/")) {
     const caller = keys.caller(incoming.headers);
     const name = request.path.slice("/rpc/".length);
     const answer = caller && (await rpc.call(name, request, text, caller));
     if (answer) return send(outgoing, answer.status, answer.body, answer.headers);
   }
-  await catalog.introspection(); // if that is not possible, lite's answer would not say so
+  await catalog.introspection(request.schema); // if that is not possible, lite's answer would not say so
   const isJson = /^application\/(json|vnd\.pgrst\.object\+json)/.test(incoming.headers["content-type"] ?? "");
-  const body = text && isJson ? await exactBody(url.pathname, text, catalog) : text;
+  const body = text && isJson ? await exactBody(request, text, catalog) : text;
   return currentRequest.run(request, () => answerByLite(rest, incoming, outgoing, url, body, unmarkJson));
+}
+
+/** A request to REST as PostgREST understands it: with the schema it is about, and whether its changes are undone. */
+async function describe({ method, headers }, url) {
+  const { schemas, extra_search_path, max_rows, aggregates_enabled, plan_enabled, db_tx_end } = await catalog.settings();
+  Object.assign(rest.config.api, { schemas, extra_search_path, max_rows, aggregates_enabled, plan_enabled });
+  const profile = method === "GET" || method === "HEAD" ? "accept-profile" : "content-profile";
+  headers[profile] ??= schemas[0];
+  const wish = /(?:^|[,\s])tx=(commit|rollback)\b/.exec(headers.prefer ?? "")?.[1];
+  const [end, mayChoose] = [db_tx_end.split("-")[0], db_tx_end.endsWith("-allow-override")];
+  if (wish && !mayChoose) headers.prefer = headers.prefer.replace(/,?\s*tx=(commit|rollback)/, "");
+  return {
+    method,
+    path: url.pathname.slice("/rest/v1".length),
+    search: url.search,
+    headers,
+    schema: headers[profile],
+    rollback: (mayChoose && wish ? wish : end) === "rollback",
+  };
 }
 
 /** Let lite answer, and mend its answer's body. */
@@ -146,8 +160,9 @@ async function answerByLite(app, incoming, outgoing, url, body, mend) {
   const headers = new Headers();
   for (const [name, value] of Object.entries(incoming.headers)) headers.set(name, String(value));
   headers.delete("content-length");
-  const hasBody = incoming.method !== "GET" && incoming.method !== "HEAD";
-  const request = new Request(url, { method: incoming.method, headers, body: hasBody ? body : undefined });
+  // Lite takes no arguments of functions from HEAD; its answer to GET has the same headers, and Node leaves the body out.
+  const method = incoming.method === "HEAD" ? "GET" : incoming.method;
+  const request = new Request(url, { method, headers, body: method === "GET" ? undefined : body });
   // No peer address: nobody is an administrator for coming from this machine.
   const response = await app.fetch(request, { peerAddress: null });
   const given = await response.text();

@@ -71,7 +71,10 @@ declare
   v_id uuid := gen_random_uuid();
   v_payload jsonb := payload;
 begin
-  if jsonb_typeof(payload) = 'object' and not payload ? 'id' then
+  if jsonb_typeof(payload) <> 'object' then
+    raise exception 'the payload is of type %, and clients need an object', jsonb_typeof(payload);
+  end if;
+  if not payload ? 'id' then
     v_payload := payload || jsonb_build_object('id', v_id);
   end if;
   perform set_config('realtime.topic', topic, true);

@@ -1,0 +1,245 @@
+"""REST answers as PostgREST does where @supabase/lite alone would not: writes, filters, embedding, schemas, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import psycopg
+import pytest
+
+from runhold.local.stack import LocalStack
+
+SCHEMA = Path(__file__).with_name("postgrest.sql")
+PROFILES = {"accept-profile": "lt", "content-profile": "lt"}
+ROWS = "return=representation"
+
+
+@pytest.fixture(scope="module")
+def exposed(api: LocalStack) -> Iterator[LocalStack]:
+    """The shared stack with schema lt exposed, by the settings that a project can make in a migration."""
+    with psycopg.connect(api.database_url, autocommit=True) as connection:
+        connection.execute(SCHEMA.read_bytes())
+        headers = {"apikey": api.secret_key, **PROFILES}
+        with httpx.Client(base_url=api.url, headers=headers) as client:
+            while client.get("/rest/v1/users?select=name").status_code != 200:
+                pass
+        yield api
+        connection.execute("drop schema lt cascade; alter role authenticator reset all")
+        connection.execute("alter role authenticator set search_path = public, extensions")
+        connection.execute("alter role authenticator set statement_timeout = '8s'")
+        connection.execute("alter role authenticator set lock_timeout = '8s'; notify pgrst, 'reload config'")
+
+
+@pytest.fixture
+def lt(exposed: LocalStack) -> Iterator[httpx.Client]:
+    headers = {"apikey": exposed.secret_key, **PROFILES}
+    with httpx.Client(base_url=f"{exposed.url}/rest/v1", headers=headers, timeout=60) as client:
+        yield client
+
+
+def ask(client: httpx.Client, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+    """Send a request whose changes are rolled back, unless its own `prefer` says otherwise."""
+    prefer = ", ".join(filter(None, [headers.pop("prefer", ""), "tx=rollback"]))
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    if isinstance(body, str):
+        return client.request(method, path, content=body, headers={"prefer": prefer, **named})
+    return client.request(method, path, json=body, headers={"prefer": prefer, **named})
+
+
+READS = [
+    # Tables of the same names in schema auth are not met.
+    (
+        "/sessions?select=n,users(name,data)&n=eq.1",
+        [{"n": 1, "users": {"name": "ada", "data": {"a": {"b": 1}}}}],
+    ),
+    ("/users?select=name,sessions(n)&name=eq.bob", [{"name": "bob", "sessions": [{"n": 3}]}]),
+    ("/users?select=name,sessions!inner(n)&sessions.n=gt.2", [{"name": "bob", "sessions": [{"n": 3}]}]),
+    ("/sessions?select=n,...users(name)&n=eq.3", [{"n": 3, "name": "bob"}]),
+    ("/users?select=name,label&name=eq.cy", [{"name": "cy", "label": "CY"}]),
+    ("/users?select=name&name=like(any).{a*,*y}&order=name", [{"name": "ada"}, {"name": "cy"}]),
+    ("/users?select=name&name=ilike(all).{A*,*DA}", [{"name": "ada"}]),
+    ("/users?select=name&name=not.like(any).{a*,b*}", [{"name": "cy"}]),
+    (
+        "/users?select=name&or=(name.like(any).{b*},name.ilike.C*)&order=name",
+        [{"name": "bob"}, {"name": "cy"}],
+    ),
+    ("/users?select=name&name=match.^a.a$", [{"name": "ada"}]),
+    ("/users?select=name&name=imatch.^B", [{"name": "bob"}]),
+    ("/users?select=name&data->a->>b=eq.1", [{"name": "ada"}]),
+    ("/users?select=b:data->a->b&name=eq.ada", [{"b": 1}]),
+    ("/sessions?select=user,n.sum()&order=user", [{"user": "ada", "sum": 3}, {"user": "bob", "sum": 3}]),
+    ("/users?select=name,sessions(count)&name=eq.ada", [{"name": "ada", "sessions": [{"count": 2}]}]),
+    ("/rpc/find?part=d&select=name", [{"name": "ada"}]),
+]
+
+
+@pytest.mark.parametrize(("path", "rows"), READS)
+def test_reads(lt: httpx.Client, path: str, rows: list[Any]) -> None:
+    answer = ask(lt, "GET", path)
+    assert (answer.status_code, answer.json()) == (200, rows)
+
+
+S = "/sessions?select=user,kind,n"
+WRITES = [
+    ("POST", f"{S}&columns=kind,n", [{"kind": "a"}, {"n": 2}], "", [("a", None), (None, 2)]),
+    (
+        "POST",
+        f"{S}&columns=kind,n",
+        [{"kind": None}, {"n": 2}],
+        "missing=default",
+        [(None, None), ("plain", 2)],
+    ),
+    ("POST", f"{S}&columns=n", {"n": 4, "kind": "ignored"}, "", [("plain", 4)]),
+    ("POST", S, {}, "", [("plain", None)]),
+    ("POST", S, [{}, {}], "", [("plain", None), ("plain", None)]),
+    ("POST", S, [], "", []),
+    ("PATCH", f"{S}&n=eq.3&columns=kind,n", {"n": 4}, "", [(None, 4)]),
+    ("POST", f"{S}&on_conflict=id", [{"id": 1, "n": 9}], "resolution=merge-duplicates", [("plain", 9)]),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "prefer", "rows"), WRITES)
+def test_writes(
+    lt: httpx.Client, method: str, path: str, body: Any, prefer: str, rows: list[tuple[Any, Any]]
+) -> None:
+    answer = ask(lt, method, path, body, prefer=f"{ROWS},{prefer}".strip(","))
+    assert answer.status_code in (200, 201), answer.text
+    assert [(row["kind"], row["n"]) for row in answer.json()] == rows
+
+
+def test_identities_are_given_where_rows_miss_them(lt: httpx.Client) -> None:
+    rows = [{"id": 900, "n": 1}, {"n": 2}]
+    answer = ask(lt, "POST", "/sessions?columns=id,n", rows, prefer=f"missing=default,{ROWS}")
+    first, second = answer.json()
+    assert first["id"] == 900
+    assert 0 < second["id"] < 900
+    refused = ask(lt, "POST", "/sessions?columns=id,n", rows, prefer=ROWS)
+    assert (refused.status_code, refused.json()["code"]) == (400, "23502")
+
+
+def test_null_in_csv(lt: httpx.Client) -> None:
+    answer = ask(lt, "POST", S, "kind,n\na,1\nb,NULL\n", prefer=ROWS, content_type="text/csv")
+    assert [(row["kind"], row["n"]) for row in answer.json()] == [("a", 1), ("b", None)]
+
+
+REFUSALS = [
+    ("DELETE", "/sessions", None, "", 400, "21000", "DELETE requires a WHERE clause"),
+    ("DELETE", "/sessions?select=n&limit=1", None, "", 400, "21000", "DELETE requires a WHERE clause"),
+    ("PATCH", "/sessions", {"n": 5}, "", 400, "21000", "UPDATE requires a WHERE clause"),
+    ("PATCH", "/sessions?order=n&limit=1", {"n": 5}, "", 400, "21000", "UPDATE requires a WHERE clause"),
+    (
+        "POST",
+        "/rpc/two_rows",
+        {},
+        "",
+        500,
+        "21000",
+        "more than one row returned by a subquery used as an expression",
+    ),
+    ("PATCH", "/users?name=neq.x", {"state": "x"}, "handling=strict,max-affected=2", 400, "PGRST124", None),
+    (
+        "POST",
+        "/rpc/rename",
+        {"part": "", "state": "x"},
+        "handling=strict,max-affected=2",
+        400,
+        "PGRST124",
+        None,
+    ),
+    ("GET", "/rpc/rename?part=a&state=b", None, "", 405, "25006", None),
+    ("PUT", "/users?name=eq.eve", {"name": "dan"}, "", 400, "PGRST115", None),
+    ("POST", "/sessions", {"length": 3}, "", 400, "428C9", None),
+    ("POST", "/sessions", {"user": "nobody"}, "", 409, "23503", None),
+    ("POST", "/users", {"name": "ada"}, "", 409, "23505", None),
+    ("GET", "/sessions?select=*,owner(*)", None, "", 400, "PGRST200", None),
+    ("GET", "/schema_migrations", None, "", 404, "PGRST205", None),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "prefer", "status", "code", "message"), REFUSALS)
+def test_refusals(
+    lt: httpx.Client,
+    method: str,
+    path: str,
+    body: Any,
+    prefer: str,
+    status: int,
+    code: str,
+    message: str | None,
+) -> None:
+    answer = ask(lt, method, path, body, prefer=prefer)
+    assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+    assert message is None or answer.json()["message"] == message
+
+
+OBJECT = "application/vnd.pgrst.object+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("PATCH", "/users?state=eq.new", {"state": "kept"}, {"accept": OBJECT, "prefer": ROWS}),
+        ("DELETE", "/sessions?n=gt.0", None, {"accept": OBJECT, "prefer": ROWS}),
+        (
+            "POST",
+            "/rpc/rename",
+            {"part": "", "state": "kept"},
+            {"prefer": "handling=strict,max-affected=1"},
+        ),
+        ("POST", "/rpc/rename", {"part": "", "state": "kept"}, {"accept": OBJECT}),
+        ("POST", "/rpc/rename?limit=9", {"part": "", "state": "kept"}, {"prefer": "tx=rollback"}),
+        ("POST", "/rpc/reset?limit=9", {}, {"x-refused": "yes"}),
+        ("POST", "/rpc/reset", {}, {"x-refused": "yes"}),
+    ],
+)
+def test_what_is_refused_or_undone_changes_nothing(
+    lt: httpx.Client, method: str, path: str, body: Any, headers: dict[str, str]
+) -> None:
+    state = [ask(lt, "GET", f"/{table}?order=1").json() for table in ("users?select=*", "sessions?select=*")]
+    answer = lt.request(method, path, json=body, headers=headers)
+    assert answer.status_code in (200, 400, 402, 406), answer.text
+    assert state == [
+        ask(lt, "GET", f"/{table}?order=1").json() for table in ("users?select=*", "sessions?select=*")
+    ]
+
+
+def test_updated_rows_are_returned_although_the_filter_matches_them_no_more(lt: httpx.Client) -> None:
+    answer = ask(
+        lt, "PATCH", "/sessions?n=eq.3&select=n,users(name,label)", {"n": 33}, prefer="return=representation"
+    )
+    assert (answer.status_code, answer.json()) == (200, [{"n": 33, "users": {"name": "bob", "label": "BOB"}}])
+
+
+@pytest.mark.parametrize("path", ["/rpc/find?part=a", "/rpc/find?part=a&select=name", "/users?name=eq.ada"])
+def test_head_answers_as_get_without_a_body(lt: httpx.Client, path: str) -> None:
+    head, get = (ask(lt, method, path, prefer="count=exact") for method in ("HEAD", "GET"))
+    assert (head.status_code, head.content) == (200, b"")
+    same = ("content-range", "content-type", "content-length")
+    assert [head.headers[name] for name in same] == [get.headers[name] for name in same]
+
+
+def test_schemas_are_chosen_by_profile(exposed: LocalStack, lt: httpx.Client) -> None:
+    with httpx.Client(base_url=f"{exposed.url}/rest/v1", headers={"apikey": exposed.secret_key}) as public:
+        assert public.get("/sessions").json()["code"] == "PGRST205"
+        assert public.post("/rpc/find", json={"part": "a"}).json()["code"] == "PGRST202"
+        hidden = public.get("/users", headers={"accept-profile": "auth"})
+    assert (hidden.status_code, hidden.json()["code"]) == (406, "PGRST106")
+    assert [row["name"] for row in lt.post("/rpc/find", json={"part": "d"}).json()] == ["ada"]
+
+
+def test_a_token_of_an_unknown_role_is_refused(exposed: LocalStack, lt: httpx.Client) -> None:
+    token = jwt.encode({"role": "nobody_at_all"}, exposed.jwt_secret, algorithm="HS256")
+    for path in ("/rpc/find", "/rpc/find?limit=1"):
+        answer = lt.post(path, json={"part": "a"}, headers={"authorization": f"Bearer {token}"})
+        assert (answer.status_code, answer.json()["code"]) == (401, "22023")
+
+
+def test_roles_of_the_api_inherit(exposed: LocalStack) -> None:
+    with psycopg.connect(exposed.superuser_url) as connection:
+        inherits = dict(connection.execute("select rolname, rolinherit from pg_roles").fetchall())
+    roles = ["anon", "authenticated", "service_role", "authenticator"]
+    assert [inherits[role] for role in roles] == [True, True, True, False]
