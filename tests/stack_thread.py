@@ -6,6 +6,7 @@ So it serves synchronous tests, and asynchronous ones whose event loop changes f
 from __future__ import annotations
 
 import asyncio
+import shutil
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
@@ -29,16 +30,24 @@ async def on_its_loop(stack: LocalStack, doing: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def running_stack(*, api: bool = True, realtime: bool = True, durable: bool = False) -> Iterator[LocalStack]:
+def running_stack(
+    *, api: bool = True, realtime: bool = True, durable: bool = False, config: str | None = None
+) -> Iterator[LocalStack]:
     """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end.
 
     `durable`: a crash of its PostgreSQL loses nothing that was committed; slower. Sessions of the API refuse an
-    UPDATE or DELETE without WHERE, as on hosted projects, where a C compiler is installed.
+    UPDATE or DELETE without WHERE, as on hosted projects, where a C compiler is installed. `config`: the
+    `config.toml` of a project that has nothing else; without it the project is this repository.
     """
     folder = Path(tempfile.mkdtemp(prefix="runhold-test-"))
     folder.chmod(0o755)  # so that the database files can be beside the rest also when root runs the tests
+    project = folder / "project"
+    if config is not None:
+        (project / "supabase").mkdir(parents=True)
+        (project / "supabase" / "config.toml").write_text(config)
     options = StackOptions(
         folder=folder / "stack",
+        project=Path() if config is None else project,
         port=0,
         api=api,
         realtime=realtime,
@@ -61,4 +70,4 @@ def running_stack(*, api: bool = True, realtime: bool = True, durable: bool = Fa
         thread.join()
         loop.close()
         erase(folder / "stack")
-        folder.rmdir()
+        shutil.rmtree(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runhold.local.config import read_config
+from runhold.local.config import ApiConfig, read_config
 from runhold.local.errors import StackError
 
 
@@ -45,6 +45,26 @@ def test_a_file_that_states_nothing_allows_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_without_the_file_allows_anonymous_users(tmp_path: Path) -> None:
     assert read_config(tmp_path).auth == {"enable_anonymous_sign_ins": True}
+
+
+def test_settings_of_rest_have_the_clis_defaults(tmp_path: Path) -> None:
+    assert read_config(tmp_path).api == ApiConfig()
+    assert ApiConfig() == ApiConfig(
+        schemas=("public", "graphql_public"),
+        extra_search_path=("public", "extensions"),
+        max_rows=1000,
+        expose_new_tables=False,
+    )
+    text = """
+        [api]
+        schemas = ["app", "public"]
+        extra_search_path = []
+        max_rows = 5
+        auto_expose_new_tables = true
+    """
+    assert read_config(write(tmp_path, text)).api == ApiConfig(
+        schemas=("public", "app"), extra_search_path=("public",), max_rows=5, expose_new_tables=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -34,11 +34,30 @@ AUTH_SETTINGS: Final[dict[str, type]] = {
 has the same names."""
 
 
+ALWAYS_EXPOSED = "public"
+"""Schema that the Supabase CLI adds to both lists of section `[api]`, in the first place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiConfig:
+    """Section `[api]`, with the defaults of the Supabase CLI.
+
+    `expose_new_tables`: whether new tables, sequences and functions in schema public are granted to the API's roles,
+    as on projects from before October 2026.
+    """
+
+    schemas: tuple[str, ...] = (ALWAYS_EXPOSED, "graphql_public")
+    extra_search_path: tuple[str, ...] = (ALWAYS_EXPOSED, "extensions")
+    max_rows: int = 1000
+    expose_new_tables: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProjectConfig:
     """What a project has configured. `auth`: nested like the file, only what the file states."""
 
     auth: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    api: ApiConfig = field(default_factory=ApiConfig)
 
 
 WITHOUT_FILE: Final = ProjectConfig(auth={"enable_anonymous_sign_ins": True})
@@ -62,7 +81,25 @@ def read_config(folder: Path) -> ProjectConfig:
         if value is not None:
             section, _, key = name.rpartition(".")
             (auth.setdefault(section, {}) if section else auth)[key] = value
-    return ProjectConfig(auth=auth)
+    return ProjectConfig(auth=auth, api=_read_api(document, path))
+
+
+def _read_api(document: Mapping[str, Any], path: Path) -> ApiConfig:
+    def names(setting: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        given = _setting(document, f"api.{setting}", list, path)
+        if given is None:
+            return default
+        schemas = [str(name) for name in cast("list[object]", given)]
+        return tuple(dict.fromkeys([ALWAYS_EXPOSED, *schemas]))
+
+    defaults = ApiConfig()
+    max_rows = _setting(document, "api.max_rows", int, path)
+    return ApiConfig(
+        schemas=names("schemas", defaults.schemas),
+        extra_search_path=names("extra_search_path", defaults.extra_search_path),
+        max_rows=defaults.max_rows if max_rows is None else cast("int", max_rows),
+        expose_new_tables=bool(_setting(document, "api.auto_expose_new_tables", bool, path)),
+    )
 
 
 def _setting(document: Mapping[str, Any], name: str, kind: type, path: Path) -> object:

@@ -19,6 +19,7 @@ from runhold.local.api import ApiDatabase, start_api
 from runhold.local.bootstrap import bootstrap
 from runhold.local.child import Child
 from runhold.local.config import read_config
+from runhold.local.default_grants import set_default_grants
 from runhold.local.errors import StackError
 from runhold.local.lock import FolderLock, RunningStack
 from runhold.local.migrations import apply_project
@@ -108,6 +109,9 @@ class LocalStack:
         self._state = await self._prepare(place())
         await self.postgres.start()
         await bootstrap(self.superuser_url, self._kept.database_password)
+        await set_default_grants(
+            self.database_url, exposed=read_config(self.options.project).api.expose_new_tables
+        )
         project = find_project(self.options.project)
         self.applied = await apply_project(self.database_url, project, seed=self.options.seed)
         await self._start_servers()
@@ -174,7 +178,7 @@ class LocalStack:
             ),
             realtime_url=None if self._realtime_port is None else f"http://{LOOPBACK}:{self._realtime_port}",
             state=self._kept,
-            auth=read_config(self.options.project).auth,
+            config=read_config(self.options.project),
         )
         return child
 

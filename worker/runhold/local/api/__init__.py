@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from runhold.local.child import Child, ChildSpec
+from runhold.local.config import ProjectConfig
 from runhold.local.node import find_node, install_packages, place_program
 from runhold.local.state import StackState
 
@@ -35,12 +35,9 @@ async def start_api(
     database: ApiDatabase,
     realtime_url: str | None,
     state: StackState,
-    auth: Mapping[str, object],
+    config: ProjectConfig,
 ) -> tuple[Child, str]:
-    """Start it on a loopback port, 0 for any free one; answers its origin too. Raises NodeUnusable, ChildEnded.
-
-    `auth`: settings of Auth as in `config.toml`.
-    """
+    """Start it on a loopback port, 0 for any free one; answers its origin too. Raises NodeUnusable, ChildEnded."""
     node = await find_node()
     packages = await install_packages(SOURCE)
     options = {
@@ -52,8 +49,12 @@ async def start_api(
         "jwtSecret": state.jwt_secret,
         "publishableKey": state.publishable_key,
         "secretKey": state.secret_key,
-        "auth": auth,
-        "api": {"schemas": ["public"], "extra_search_path": ["public", "extensions"], "max_rows": 1000},
+        "auth": config.auth,
+        "api": {
+            "schemas": config.api.schemas,
+            "extra_search_path": config.api.extra_search_path,
+            "max_rows": config.api.max_rows,
+        },
     }
     spec = ChildSpec(
         name="The REST and Auth API",
