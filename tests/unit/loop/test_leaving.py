@@ -10,7 +10,7 @@ import pytest
 from loop_support import Row, ScriptedModel, Worker, asks, says, work
 
 from runhold import Agent, Limits, RunContext, tool
-from runhold.errors import StoreError
+from runhold.errors import ContentRejected, RecordTooLarge, StoreError
 from runhold.loop.ports import Entry, PersonMessage, ReleaseReason, Verdict
 from runhold.testing.chaos.patience import eventually
 
@@ -192,6 +192,37 @@ async def test_an_entry_that_the_database_refuses_fails_its_own_run() -> None:
     outcome = await worker.go()
     assert outcome.code == row.error == "INTERNAL_ERROR"
     assert "too odd" not in str(row.detail)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ContentRejected("A gateway rejects it", facts={"status": 403, "bytes": 9}), "CONTENT_REJECTED"),
+        (RecordTooLarge("it has 9 bytes", facts={"part": "message", "bytes": 9}), "OUTPUT_TOO_LARGE"),
+    ],
+)
+async def test_what_can_not_be_recorded_has_a_code_of_its_own_and_is_not_done_again(
+    error: StoreError, code: str, at_the_end: bool
+) -> None:
+    row = Row()
+    worker = Worker(row, AGENT, model := ScriptedModel(asks(FIND), says("Done.")))
+    append = worker.log.append
+
+    def refuse(entry: Entry) -> Any:
+        ends = entry.transition is not None and entry.transition.to == "completed"
+        if ends if at_the_end else bool(entry.results):
+            future: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+            future.set_exception(error)
+            return future
+        return append(entry)
+
+    worker.log.append = refuse  # pyright: ignore
+    assert (await worker.go()).code == row.error == code
+    assert row.detail["bytes"] == 9
+    assert row.detail["message"].endswith(".")
+    assert row.status == "failed"
+    assert len(model.requests) <= 2
 
 
 async def test_a_result_that_the_database_refuses_fails_the_run() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from cryptography.fernet import Fernet
 from loop_support import Row, ScriptedModel, asks, says, work
 
-from runhold import Agent, Limits, tool
+from runhold import Agent, Limits, RunContext, tool
 from runhold.agents import Effect
 from runhold.loop.execute import SHOWN_MAX_BYTES
+from runhold.loop.redaction import Redaction
+from runhold.store.compound import encoded_in_pieces
+from runhold.store.redact import Seal, Vault
 
 KIB = 1024
 
@@ -168,3 +173,33 @@ async def test_a_cut_output_is_seen_the_same_by_the_next_worker() -> None:
     await work(row, agent, first)
     await work(row, agent, second)
     assert first.requests[-1]["messages"] == second.requests[0]["messages"]
+
+
+@pytest.mark.parametrize("redact", [(), ("secret",)])
+@pytest.mark.parametrize("text", ["x", "\n", '"', "\x01", "ä", "<"])
+@pytest.mark.parametrize("size", [150 * KIB, 440 * KIB, 900 * KIB, 959 * KIB])
+async def test_what_is_kept_fits_into_one_record_however_it_is_escaped(
+    text: str, size: int, redact: tuple[str, ...]
+) -> None:
+    """Refused as too large while nothing counts as stored, or recorded: never found too large on its way."""
+    value = {"secret": text * (size // len(text.encode()))} if redact else text * (size // len(text.encode()))
+
+    @tool(effect="unsafe", redact=redact)
+    async def give(ctx: RunContext) -> Any:
+        ctx.state["k"] = "\n" * 3000
+        return value
+
+    row, told = await answer_to(
+        ("give", {}),
+        agent=Agent(type="h", model="m", instructions="i", tools=[give], limits=Limits(max_tokens=10**6)),
+    )
+    assert row.call().status == "succeeded"
+    assert (row.call().output is None) == ("over the limit" in told)
+    seal = Seal(
+        Vault([Fernet.generate_key().decode()]), Redaction({"give": redact} if redact else {}), uuid4()
+    )
+    for entry in row.entries:
+        for piece in encoded_in_pieces(seal.entry(entry, lambda *_: "give")):
+            assert piece.size < 960 * KIB
+    if size <= 440 * KIB and text in "xä<" and not redact:
+        assert row.call().output == value

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 from fake_database import FakeDatabase
 
-from runhold.errors import Refused, StoreError, StoreUnavailable
+from runhold.errors import ContentRejected, RecordTooLarge, Refused, StoreError, StoreUnavailable
 from runhold.loop.ports import (
     Entry,
     OpenReview,
@@ -26,7 +26,8 @@ from runhold.loop.ports import (
     Verdict,
 )
 from runhold.store import client, group_commit, run_log
-from runhold.store.compound import MAX_SIZE
+from runhold.store.answers import GatewayAnswer
+from runhold.store.compound import MAX_BYTES
 from runhold.store.group_commit import LINGER_S, LINGER_TURNS, MAX_FLUSH_BYTES, MAX_FLUSH_ENTRIES, GroupCommit
 
 DEFINITION = uuid4()
@@ -153,8 +154,8 @@ async def test_nothing_is_merged_behind_an_entry_that_is_large_already(database:
     """Many large outputs in one entry could be too much for a gateway, and then none of them would be stored."""
     async with _writing(database) as writer:
         log, run = _open(database, writer)
-        log.append(_step(1, "x" * MAX_SIZE))
-        await log.append(Entry(calls=[_call(1)]))
+        log.append(_step(1, "x" * (MAX_BYTES // 2)))
+        await log.append(Entry(calls=[_call(1, output="x" * (MAX_BYTES // 2))]))
     assert [sorted({"steps", "calls"} & set(entry)) for entry in run.entries] == [["steps"], ["calls"]]
 
 
@@ -399,15 +400,51 @@ async def test_after_a_refusal_a_run_may_only_end_itself(database: FakeDatabase)
     assert len(run.rows("steps")) == 1
 
 
-async def test_an_entry_too_large_to_send_breaks_only_its_own_run(
-    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+async def test_no_request_is_larger_than_what_gateways_accept(database: FakeDatabase) -> None:
+    requests: list[int] = []
+    real = database.record
+
+    async def record(worker_id: UUID, entries: Any) -> list[dict[str, Any]]:
+        requests.append(sum(map(len, entries)) + len(entries))
+        return await real(worker_id, entries)
+
+    database.record = record  # type: ignore[method-assign]
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(8)]
+        for number in range(1, 4):
+            await asyncio.gather(
+                *(
+                    log.append(_step(number, "\n" * (number * 60_000 + n * 5_000)))
+                    for n, log in enumerate(logs)
+                )
+            )
+    assert max(requests) <= 960 * 1024 + 256
+    assert len(requests) < 24  # small ones still share a request
+
+
+async def test_a_final_answer_too_large_for_one_entry_is_recorded_before_the_end(
+    database: FakeDatabase,
 ) -> None:
-    monkeypatch.setattr("runhold.store.codec.MAX_PART_BYTES", 1000)
+    text = "x" * (MAX_BYTES * 2 // 3)
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        entry = Entry(step=_step(1, text).step, transition=Transition(to="completed", result=text))
+        assert (await log.append(entry)).kind == "ok"
+        assert await writer.drain(1)
+    assert [sorted({"steps", "transition"} & set(entry)) for entry in run.entries] == [
+        ["steps"],
+        ["transition"],
+    ]
+    assert run.status == "completed"
+
+
+async def test_an_entry_too_large_to_send_breaks_only_its_own_run(database: FakeDatabase) -> None:
     async with _writing(database) as writer:
         log, run = _open(database, writer)
         fine = log.append(_step(1))
-        with pytest.raises(StoreError, match="too large"):
-            await log.append(_step(2, "x" * 2000))
+        with pytest.raises(RecordTooLarge, match="most of it in the message") as caught:
+            await log.append(_step(2, "x" * MAX_BYTES))
+        assert caught.value.facts["part"] == "message"
         assert (await fine).kind == "ok"  # what came before it is stored
         assert (await log.append(FAIL)).kind == "ok"
     assert [step["step_number"] for step in run.rows("steps")] == [1]
@@ -441,9 +478,112 @@ async def test_an_entry_that_always_fails_without_blame_ends_up_alone_and_is_giv
                 await bad
             assert (await slow.append(FAIL)).kind == "ok"
             assert run.status == "failed"
-        else:  # nobody knows whether it is stored
-            assert (await bad).kind == "fenced"
-            assert slow.closed
+        else:
+            with pytest.raises(ContentRejected):
+                await bad
+            assert (await slow.append(FAIL)).kind == "ok"
+            assert run.status == "failed"
+
+
+# ---------------------------------------------------------------------------------- what gateways reject
+
+
+def _firewall(database: FakeDatabase, rejects: Any, *, after: bool = False) -> list[int]:
+    """Put a gateway before the database that answers 403 where ``rejects`` says so; how many requests it rejected."""
+    real = database.record
+    rejected = [0]
+
+    async def record(worker_id: UUID, entries: Any) -> list[dict[str, Any]]:
+        if not rejects(b",".join(entries)):
+            return await real(worker_id, entries)
+        rejected[0] += 1
+        if after:
+            await real(worker_id, entries)
+        await asyncio.sleep(0)
+        raise GatewayAnswer("403", status=403, says="Request blocked")
+
+    database.record = record  # type: ignore[method-assign]
+    return rejected
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("stored", [False, True], ids=["request", "answer"])
+async def test_a_run_whose_content_a_gateway_rejects_fails_and_no_other(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, alone: bool, stored: bool
+) -> None:
+    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+    _firewall(database, lambda body: b"poison" in body, after=stored)
+    async with _writing(database) as writer:
+        bad, run = _open(database, writer)
+        others = [] if alone else [_open(database, writer) for _ in range(9)]
+        await bad.append(_step(1))
+        poisoned, behind = bad.append(_step(2, "poison")), bad.append(_step(3))
+        answers = await asyncio.gather(*(log.append(_step(1)) for log, _ in others))
+        assert {answer.kind for answer in answers} <= {"ok"}
+        with pytest.raises(ContentRejected) as caught:
+            await poisoned
+        facts = caught.value.facts
+        assert (facts["status"], facts["answer"]) == (403, "Request blocked")
+        assert facts["bytes"] > 100
+        assert "poison" not in str(facts)
+        with pytest.raises(ContentRejected):
+            await behind
+        assert (await bad.append(FAIL)).kind == "ok"
+        for log, _ in others:
+            assert (await log.append(_step(2))).kind == "ok"
+    assert run.status == "failed"
+    assert [entry["seq"] for entry in run.entries] == ([1, 2, 3] if stored else [1, 2])
+    assert all("poison" in str(entry) for entry in run.entries[1:2]) is stored
+
+
+async def test_the_end_of_a_run_that_was_stored_and_never_answered_stands(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+    _firewall(database, lambda body: b"poison" in body, after=True)
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        with pytest.raises(ContentRejected):
+            await log.append(Entry(transition=Transition(to="completed", result="poison")))
+        assert (await log.append(FAIL)).kind == "fenced"
+    assert run.status == "completed"
+
+
+async def test_a_gateway_that_rejects_everything_is_an_outage_and_no_runs_fault(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+    closed = [True]
+    rejected = _firewall(database, lambda _: closed[0])
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(3)]
+        answers = [log.append(_step(1)) for log in logs]
+        while rejected[0] < 100:
+            await asyncio.sleep(0)
+        assert not any(answer.done() for answer in answers)
+        closed[0] = False
+        assert {answer.kind for answer in await asyncio.gather(*answers)} == {"ok"}
+    assert all(len(bodies) == 1 for bodies in database.bodies.values())
+
+
+async def test_a_last_word_that_is_rejected_too_waits_for_the_gateway(
+    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+    words = [b"poison"]
+    rejected = _firewall(database, lambda body: any(word in body for word in words))
+    async with _writing(database) as writer:
+        log, run = _open(database, writer)
+        with pytest.raises(ContentRejected):
+            await log.append(_step(1, "poison"))
+        words.append(b"failed")
+        before, end = rejected[0], log.append(FAIL)
+        while rejected[0] < before + 30:
+            await asyncio.sleep(0)
+        assert not end.done()
+        words.clear()
+        assert (await end).kind == "ok"
+    assert run.status == "failed"
 
 
 async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:
@@ -490,8 +630,7 @@ async def test_flushes_are_bounded_in_entries_and_bytes(
         assert [len(call) for call in database.calls] == [MAX_FLUSH_ENTRIES, 10]
         database.calls.clear()
         await asyncio.gather(*(log.append(_step(2, "x" * (MAX_FLUSH_BYTES // 2))) for log in logs[:3]))
-        await logs[0].append(_step(3, "x" * (2 * MAX_FLUSH_BYTES)))
-        assert [len(call) for call in database.calls] == [1, 1, 1, 1]
+        assert [len(call) for call in database.calls] == [1, 1, 1]
 
 
 async def test_half_of_the_runs_compute_while_the_other_half_is_recorded(database: FakeDatabase) -> None:

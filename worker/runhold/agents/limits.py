@@ -12,8 +12,8 @@ from runhold.errors import AgentDefinitionError
 
 OnLimit = Literal["fail", "land"]
 
-_MAX_OUTPUT_BYTES_CEILING: Final = 8 * 1024 * 1024
-"""A claim carries a run's log in one answer of at most 8 MiB: larger outputs belong into Storage."""
+_MAX_OUTPUT_BYTES_CEILING: Final = 960 * 1024
+"""A record must pass gateways that accept requests of 1 MiB: larger outputs belong into Storage."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Limits:
     total_timeout_s: float = 300
     max_cost_usd: float | None = None
     max_tool_calls: int = 100
-    max_output_bytes: int = 1024 * 1024
+    max_output_bytes: int = 960 * 1024
     on_limit: OnLimit = "fail"
     min_output_tokens: int = 64
     model_outage_max_s: float = 3600

@@ -243,6 +243,11 @@ class CallRunner:
         if not ended:
             return
         results = [result for _, result in ended]
+        large = [result for result in results if result.shown is not None]
+        if len(large) > 1:  # together they may be too large for one record
+            for result in large:
+                self._journal.append(Entry(results=[result]))
+            results = [result for result in results if result.shown is None]
         self._journal.append(Entry(results=results, state=self._state.take_changed()))
         for work, result in ended:
             self.tell(work.call, result.status)

@@ -28,6 +28,8 @@ ErrorCode = Literal[
     "REVIEW_EXPIRED",
     "BUDGET_EXCEEDED",
     "STOPPED_BY_REVIEWER",
+    "CONTENT_REJECTED",
+    "OUTPUT_TOO_LARGE",
     "INTERNAL_ERROR",
 ]
 """What ``agent_executions.error`` may say when the loop ends a run."""

@@ -16,16 +16,20 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from runhold.agents import RunContext, Tool
+from runhold.agents.context import STATE_MAX_BYTES
 from runhold.credentials import hide_credentials
 from runhold.errors import ToolFailed
 from runhold.loop.canonical import canonical_json, clean, clean_text
-from runhold.loop.ports import Json, Result, ToolCall
+from runhold.loop.ports import MAX_RECORD_BYTES, Json, Result, ToolCall
 from runhold.loop.redaction import hide, log_failure
 
 logger = logging.getLogger(__name__)
 
 SHOWN_MAX_BYTES: Final = 16 * 1024
 """What the model sees of one output. More costs tokens at every later step and rarely helps."""
+
+_BESIDE_BYTES: Final = 4096
+"""In the log, for what is beside an output and the state: names, numbers, the envelope."""
 
 _NOTE_BYTES: Final = 100  # room for saying that something was cut
 _ERROR_MAX: Final = 2_000
@@ -36,12 +40,14 @@ class Work(Struct, frozen=True, kw_only=True):
     """A tool call that is ready to run: exactly ``call.input``, validated.
 
     :ivar hidden: the texts in it that must not come up in what others read.
+    :ivar is_redacted: whether values of its output may be encrypted on their way into the log.
     """
 
     call: ToolCall
     tool: Tool[..., Any]
     arguments: BaseModel
     hidden: Sequence[str] = ()
+    is_redacted: bool = False
 
 
 class TimedOut(Exception):
@@ -235,13 +241,24 @@ def _returned(work: Work, value: Any, max_output_bytes: int) -> _End:
     except (PydanticSerializationError, ValueError, RecursionError, TypeError) as error:
         return _unshowable(work, f"it returned something without a JSON form ({error})")
     size = len(text.encode())
-    if size > max_output_bytes:
+    shown = _cut(text, size) if size > SHOWN_MAX_BYTES else None
+    allowed = min(max_output_bytes, MAX_RECORD_BYTES)
+    if size <= allowed and shown is not None:
+        size = _recorded_bytes(work, output, shown)
+        allowed = MAX_RECORD_BYTES
+    if size > allowed:
         return _unshowable(
             work,
-            f"its output of {size} bytes is over the limit of {max_output_bytes}; "
+            f"its output of {size} bytes is over the limit of {allowed}; "
             "large data belongs into Storage, to be passed on as a path",
         )
-    return _End("succeeded", output, _cut(text, size) if size > SHOWN_MAX_BYTES else None)
+    return _End("succeeded", output, shown)
+
+
+def _recorded_bytes(work: Work, output: Json, shown: str) -> int:
+    """What the result takes in the log, at most: escaped, with the state beside it, and encrypted if it must be."""
+    size = len(canonical_json(output).encode()) + len(canonical_json(shown).encode()) + STATE_MAX_BYTES
+    return _BESIDE_BYTES + (2 * size if work.is_redacted else size)
 
 
 def _unshowable(work: Work, why: str) -> _End:

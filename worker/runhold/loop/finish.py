@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from msgspec.structs import replace
 
-from runhold.errors import StoreError
+from runhold.errors import ContentRejected, RecordTooLarge, StoreError
 from runhold.loop.endings import Ending, Outcome, failed
 from runhold.loop.journal import Journal
 from runhold.loop.ports import Entry, Result, ToolCall, Transition, Verdict
@@ -21,6 +21,9 @@ _KINDS: Final[dict[str, Literal["completed", "failed", "awaiting_review", "cance
     "cancelled": "cancelled",
     "pending": "released",
 }
+
+_LAST_WORDS: Final = frozenset({"INTERNAL_ERROR", "CONTENT_REJECTED", "OUTPUT_TOO_LARGE"})
+"""If not even these can be recorded, nothing can."""
 
 MAX_REFUSALS: Final = 3
 """How often the database may answer an ending with another one: once is usual, more is a fault."""
@@ -43,7 +46,7 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
             ending = commanded.instead_of(ending)
             continue
         except StoreError as error:
-            ending = internal_error(journal, error)
+            ending = unexpected(journal, error)
             continue
         try:
             verdict = await journal.commit(_closing_entry(journal, ending))
@@ -51,9 +54,9 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
             ending = commanded  # what happened is durable by now, only the transition is not
             refusals += 1
         except StoreError as error:
-            if ending.transition.error == "INTERNAL_ERROR":
+            if ending.transition.error in _LAST_WORDS:
                 raise
-            ending = internal_error(journal, error)
+            ending = unexpected(journal, error)
         else:
             if verdict.kind != "continue":
                 return _outcome(journal, ending.transition, verdict)
@@ -61,7 +64,23 @@ async def finish(journal: Journal, ending: Ending) -> Outcome | None:
     raise StoreError("The database refuses every way to end the run that it asks for.")
 
 
-def internal_error(journal: Journal, error: Exception) -> Ending:
+def unexpected(journal: Journal, error: Exception) -> Ending:
+    """The run failed because what it did can't be recorded, or by a fault of ours."""
+    match error:
+        case ContentRejected():
+            return failed("CONTENT_REJECTED", f"{error}.", step=journal.step_number, **error.facts)
+        case RecordTooLarge():
+            return failed("OUTPUT_TOO_LARGE", _sentence(error), step=journal.step_number, **error.facts)
+        case _:
+            return _internal_error(journal, error)
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _internal_error(journal: Journal, error: Exception) -> Ending:
     """The run failed by a fault of ours. The traceback is for the worker's log only: users must not see it."""
     logger.error(
         "run %s: unexpected %s after step %d",

@@ -67,6 +67,7 @@ class Planner:
             tool=tool,
             arguments=tool.validate(canonical_json(call.input)),
             hidden=self._redaction.texts(tool.name, call.input),
+            is_redacted=self._redaction.concerns(tool.name),
         )
 
     async def needs_approval(self, work: Work) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from uuid import UUID
 
 from msgspec import Struct, field
@@ -29,6 +29,9 @@ JsonObject = dict[str, Any]
 CallStatus = Literal["pending", "awaiting_review", "running", "succeeded", "failed", "rejected", "unknown"]
 ReviewKind = Literal["approval", "unknown_outcome", "question"]
 ReviewStatus = Literal["pending", "approved", "rejected", "expired", "cancelled"]
+
+MAX_RECORD_BYTES: Final = 960 * 1024
+"""Of one encoded entry: gateways that accept requests of 1 MiB let it pass."""
 
 ReleaseReason = Literal[
     "shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending", "budget"

@@ -29,7 +29,7 @@ from runhold.loop.contexts import Contexts
 from runhold.loop.conversation import Conversation
 from runhold.loop.cost import ModelCost
 from runhold.loop.endings import Ending, Fenced, Outcome, completed, failed, released
-from runhold.loop.finish import finish, internal_error
+from runhold.loop.finish import finish, unexpected
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import Planner
@@ -164,7 +164,7 @@ class _Turns:
         except Fenced:
             raise
         except Exception as error:
-            return internal_error(self._journal, error)
+            return unexpected(self._journal, error)
 
     def _require_input(self) -> None:
         """:raises Ending: the input is not what the agent takes. Said before anything is spent."""

@@ -6,15 +6,8 @@ change what is sent, and an entry that must be repeated is repeated byte for byt
 
 from __future__ import annotations
 
-from typing import Final
-
-from runhold.errors import StoreError
 from runhold.loop.ports import Entry, OpenReview, Reserve, Result, Start, Step, ToolCall, Transition
 from runhold.store.scrub import encode
-
-MAX_PART_BYTES: Final = 8 * 1024 * 1024
-"""Largest single value. The loop keeps tool outputs under 1 MiB; more than this would be refused by gateways
-in front of the database and, with it, everything else in the same flush."""
 
 CallKey = tuple[int, int]  # step_number, position
 
@@ -27,8 +20,7 @@ def splice(head: bytes, tail: bytes) -> bytes:
 def encode_step(step: Step) -> bytes:
     """An item of ``steps``."""
     usage = step.usage
-    return _bounded(
-        "step",
+    return encode(
         {
             "step_number": step.step_number,
             "definition_id": step.definition_id,
@@ -59,13 +51,12 @@ def encode_call(call: ToolCall) -> tuple[bytes, bytes]:
         "input": call.input,
         "effect": call.effect,
     }
-    return _bounded(f"call of {call.tool_name}", intent), encode_outcome(call)
+    return encode(intent), encode_outcome(call)
 
 
 def encode_outcome(outcome: ToolCall | Result) -> bytes:
     """How a call stands: the half that a result replaces while its intent is still unsent."""
-    return _bounded(
-        "tool output",
+    return encode(
         {
             "status": outcome.status,
             "output": outcome.output,
@@ -83,7 +74,7 @@ def encode_key(item: ToolCall | Result | Start | OpenReview) -> bytes:
 
 def encode_review(review: OpenReview) -> bytes:
     """An item of ``reviews``."""
-    return splice(encode_key(review), _bounded("review", {"kind": review.kind, "summary": review.summary}))
+    return splice(encode_key(review), encode({"kind": review.kind, "summary": review.summary}))
 
 
 def encode_reserve(reserve: Reserve) -> bytes:
@@ -94,8 +85,7 @@ def encode_reserve(reserve: Reserve) -> bytes:
 
 def encode_transition(transition: Transition) -> bytes:
     """The value of ``transition``."""
-    return _bounded(
-        "result",
+    return encode(
         {
             "to": transition.to,
             "result": transition.result,
@@ -111,7 +101,7 @@ def encode_transition(transition: Transition) -> bytes:
 
 def encode_state(state: dict[str, object]) -> bytes:
     """The value of ``state``."""
-    return _bounded("state", state)
+    return encode(state)
 
 
 def is_transition_only(entry: Entry) -> bool:
@@ -125,13 +115,3 @@ def is_transition_only(entry: Entry) -> bool:
         or entry.reserve
         or entry.state is not None
     )
-
-
-def _bounded(what: str, value: object) -> bytes:
-    raw = encode(value)
-    if len(raw) > MAX_PART_BYTES:
-        raise StoreError(
-            f"a {what} of {len(raw)} bytes is too large to be recorded (at most {MAX_PART_BYTES}): "
-            "keep it in Supabase Storage and record where it is"
-        )
-    return raw

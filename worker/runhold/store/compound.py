@@ -6,7 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
-from runhold.loop.ports import Entry, Verdict
+from msgspec.structs import replace
+
+from runhold.errors import RecordTooLarge
+from runhold.loop.ports import MAX_RECORD_BYTES, Entry, Verdict
 from runhold.store.codec import (
     CallKey,
     encode_call,
@@ -20,8 +23,8 @@ from runhold.store.codec import (
     splice,
 )
 
-MAX_SIZE: Final = 1024 * 1024
-"""Bytes from which on nothing is merged behind an entry: many large outputs in one could be too much for a gateway."""
+MAX_BYTES: Final = MAX_RECORD_BYTES - 1024
+"""Of the parts of one entry. The rest is for its envelope."""
 
 
 @dataclass(slots=True)
@@ -46,6 +49,20 @@ class _Parts:
     charge: bool = False
     transition: bytes | None = None
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by what they are for, about, and not less."""
+        calls = sum(len(call.intent) + len(call.outcome) for call in self.calls.values())
+        results = sum(len(key) + len(outcome) for key, outcome in self.results.values())
+        return {
+            "message": sum(map(len, self.steps)) + len(self.steps),
+            "calls": calls + sum(map(len, self.starts)) + sum(map(len, self.reviews)),
+            "results": results,
+            "state": len(self.state or b""),
+            "end": len(self.transition or b"") + len(self.reserve or b""),
+            "commas": sum(map(len, (self.steps, self.calls, self.reviews, self.starts, self.results))),
+        }
+
     @classmethod
     def of(cls, entry: Entry) -> _Parts:
         parts = cls()
@@ -68,6 +85,46 @@ class _Parts:
         return parts
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """An entry whose parts are encoded: what the loop or a tool does to its objects later changes nothing."""
+
+    entry: Entry
+    parts: _Parts
+    size: int
+
+    @classmethod
+    def of(cls, entry: Entry) -> Encoded:
+        """:raises RecordTooLarge: it is more than gateways are sure to let pass."""
+        parts = _Parts.of(entry)
+        sizes = parts.sizes
+        size = sum(sizes.values())
+        if size > MAX_BYTES:
+            part = max(sizes, key=lambda name: sizes[name])
+            raise RecordTooLarge(
+                f"what is to be recorded has {size} bytes and at most {MAX_BYTES} are allowed, most of it in the "
+                f"{part}: keep large values in Supabase Storage and pass on where they are",
+                facts={"part": part, "bytes": size, "allowed": MAX_BYTES},
+            )
+        return cls(entry, parts, size)
+
+
+def encoded_in_pieces(entry: Entry) -> list[Encoded]:
+    """``entry``; or, if it is too large, the model's message before the rest.
+
+    A message may be recorded before what follows from it, except its calls: between the two the worker may die, and the
+    next one finds an answer that did not end its run yet. A final answer is in both, so it may be half as large else.
+
+    :raises RecordTooLarge: that does not help.
+    """
+    try:
+        return [Encoded.of(entry)]
+    except RecordTooLarge:
+        if entry.step is None or entry.calls:
+            raise
+        return [Encoded.of(Entry(step=entry.step)), Encoded.of(replace(entry, step=None))]
+
+
 class Compound:
     """Entries of one run that go out together, and those who wait for the verdict on them.
 
@@ -87,13 +144,14 @@ class Compound:
         self.ends = False
         """Whether it takes the run off this worker: nothing can be merged behind it."""
         self.size = 0
-        """Bytes of JSON, about."""
+        """Bytes of JSON, about, and not less."""
 
-    def accepts(self, entry: Entry) -> bool:
-        """Whether ``entry`` can be merged into this one without changing what either means."""
+    def accepts(self, added: Encoded) -> bool:
+        """Whether ``added`` can be merged into this one without changing what either means."""
+        entry = added.entry
         if self.ends or self._parts.reserve is not None:
             return False  # whoever reserves does nothing before it knows what it got
-        if self.size >= MAX_SIZE:
+        if self.size + added.size > MAX_BYTES:
             return False
         results = self._parts.results
         return not any((start.step_number, start.position) in results for start in entry.starts) and not any(
@@ -102,23 +160,17 @@ class Compound:
             for result in entry.results
         )
 
-    def add(self, entry: Entry, future: asyncio.Future[Verdict]) -> None:
-        """Merge ``entry``; ``future`` gets the verdict.
-
-        :raises StoreError: a part of it is too large; nothing was merged.
-        """
-        added = _Parts.of(entry)
+    def add(self, encoded: Encoded, future: asyncio.Future[Verdict]) -> None:
+        """Merge ``encoded``; ``future`` gets the verdict."""
+        entry, added = encoded.entry, encoded.parts
         parts = self._parts
         self._note_what_cannot_be_merged(entry)
-        self.size += sum(map(len, added.steps)) + sum(map(len, added.reviews)) + 48 * len(added.starts)
+        self.size += encoded.size
         parts.steps += added.steps
         parts.reviews += added.reviews
         parts.starts += added.starts
-        for key, call in added.calls.items():
-            parts.calls[key] = call
-            self.size += len(call.intent) + len(call.outcome)
+        parts.calls.update(added.calls)
         for key, result in added.results.items():
-            self.size += len(result[0]) + len(result[1])
             unsent = parts.calls.get(key)
             if unsent is None or key in self._unmergeable:
                 parts.results[key] = result
@@ -126,14 +178,11 @@ class Compound:
                 unsent.outcome = result[1]
         if added.state is not None:
             parts.state = added.state
-            self.size += len(added.state)
         if added.reserve is not None:
             parts.reserve = added.reserve
-            self.size += len(added.reserve)
         parts.charge = parts.charge or added.charge
         if added.transition is not None:
             parts.transition = added.transition
-            self.size += len(added.transition)
             self.ends = True
         self._active_ms += entry.active_ms
         self.futures.append(future)

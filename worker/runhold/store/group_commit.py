@@ -9,7 +9,10 @@ gathers behind it::
                          │  ▲   └──fenced, gap──────────> closed: everything of the run answers `fenced`
        outcome unknown,  │  │
        or busy           └──┘ (again, unchanged)
-                         └──refused for its data────────> broken: StoreError; the run may only end itself
+                         ├──refused for its data────────> broken: StoreError; the run may only end itself
+                         └──rejected by a gateway, which
+                            lets others pass ───────────> broken, and nobody knows whether it is stored: see
+                                                          ``QueuedLog.reject``
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ from typing import Final
 from uuid import UUID
 
 from runhold.errors import Refused, StoreError, WorkerDead
-from runhold.loop.ports import JsonObject
-from runhold.store.answers import DATA, UnreadableAnswer, kind_of
-from runhold.store.client import backoff_s
+from runhold.loop.ports import MAX_RECORD_BYTES, JsonObject
+from runhold.store.answers import DATA, GatewayAnswer, UnreadableAnswer, kind_of
+from runhold.store.client import BACKOFF_CAP_S, backoff_s
 from runhold.store.gateway import RecordPort
 from runhold.store.run_log import QueuedLog
 
@@ -33,9 +36,8 @@ logger = logging.getLogger(__name__)
 MAX_FLUSH_ENTRIES: Final = 256
 """The contract's limit: more rows locked at once means more runs that wait for the slowest."""
 
-MAX_FLUSH_BYTES: Final = 1024 * 1024
-"""About: keeps a flush well within time-outs and body limits in front of the database. A larger entry goes
-alone."""
+MAX_FLUSH_BYTES: Final = MAX_RECORD_BYTES
+"""Keeps a flush within time-outs and the limits of gateways in front of the database, as its entries are."""
 
 LINGER_TURNS: Final = 12
 """Turns of the event loop before a flush that nothing waits for. Runs that were just answered append what they waited
@@ -56,6 +58,14 @@ SUSPECT_FAILURES: Final = 4
 MAX_FAILURES_ALONE: Final = 5
 """An entry that fails this often alone, while others succeed, is given up, even if no error ever blamed its data (a
 statement time-out, an internal error, a gateway that gives up on it)."""
+
+
+MAX_REJECTIONS: Final = 5
+"""An entry that a gateway rejects this often, and each time lets an entry without content pass at once after it, is
+rejected for what it holds: its run fails. Fewer might be chance, at a gateway that rejects at random."""
+
+REJECTED_PAUSE_S: Final = 0.5
+"""After the first rejection; then twice as long each time, up to ``BACKOFF_CAP_S``: some 7 s in all."""
 
 
 class GroupCommit:
@@ -198,12 +208,18 @@ class GroupCommit:
                 self._on_worker_dead()
                 return
             except StoreError as error:
-                if kind_of(error) is not DATA:
+                is_rejected = isinstance(error, GatewayAnswer) and error.may_be_about_content
+                if is_rejected:
+                    is_rejected = await self._passes(part[0])
+                    part = _under_way(part)
+                if not is_rejected and kind_of(error) is not DATA:
                     await self._send_later(
                         _under_way([*part, *(log for rest in parts for log in rest)]), error
                     )
                     return
-                if len(part) == 1:
+                if len(part) == 1 and is_rejected:
+                    self._count_rejection(part[0], error)
+                elif len(part) == 1:
                     part[0].refuse(error)
                 else:  # find the culprit; the others are stored on the way
                     middle = len(part) // 2
@@ -214,6 +230,28 @@ class GroupCommit:
             self._flush_limit = min(MAX_FLUSH_ENTRIES, self._flush_limit * 2)
             for log, verdict in zip(part, verdicts, strict=True):
                 log.answer(verdict)
+
+    async def _passes(self, log: QueuedLog) -> bool:
+        """Whether an entry without content passes at this moment: else it is an outage, and no run's fault."""
+        probe = log.probe()
+        if probe is None:
+            return False
+        try:
+            await self._port.record(self._worker_id, [probe])
+        except StoreError:
+            return False
+        return True
+
+    def _count_rejection(self, log: QueuedLog, error: StoreError) -> None:
+        """A gateway rejected the one entry of ``log``, and lets others pass."""
+        sealed = log.sealed
+        if sealed is None:
+            return
+        sealed.rejections += 1
+        if sealed.rejections < MAX_REJECTIONS or sealed.is_farewell:
+            log.retry_in(min(REJECTED_PAUSE_S * 2 ** min(sealed.rejections - 1, 10), BACKOFF_CAP_S))
+        else:
+            log.reject(error)
 
     async def _send(self, part: Sequence[QueuedLog]) -> list[JsonObject]:
         self.flushes += 1
@@ -227,7 +265,7 @@ class GroupCommit:
                 )
         return verdicts
 
-    async def _send_later(self, batch: list[QueuedLog], error: Exception) -> None:
+    async def _send_later(self, batch: list[QueuedLog], error: StoreError) -> None:
         """Nobody knows what happened to ``batch``, or the database can't now: pause, then send it again.
 
         If it is the database, a pause helps, and smaller flushes at first. If it is one entry that makes every
@@ -250,20 +288,18 @@ class GroupCommit:
         await asyncio.sleep(pause)
         self._wake.set()
 
-    def _delay(self, alone: QueuedLog, error: Exception) -> None:
+    def _delay(self, alone: QueuedLog, error: StoreError) -> None:
         """One entry failed although the flush before it did not: let the others pass it, and count."""
         sealed = alone.sealed
         if sealed is None:
             return
         sealed.failures_alone += 1
-        if sealed.failures_alone < MAX_FAILURES_ALONE:
+        if sealed.failures_alone < MAX_FAILURES_ALONE or sealed.is_farewell:
             alone.retry_in(backoff_s(sealed.failures_alone, error))
         elif isinstance(error, Refused):
             alone.refuse(error)
         else:
-            # It may be stored or not, so nothing else can take its number: the run goes on elsewhere.
-            logger.error("run %s is given up, an entry of it is never answered: %s", alone.key, error)
-            alone.close()
+            alone.reject(error)
 
 
 def _under_way(logs: Sequence[QueuedLog]) -> list[QueuedLog]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
 
-from runhold.errors import StoreError
+from runhold.errors import ContentRejected, StoreError
 from runhold.loop.ports import Entry, JsonObject, Verdict
+from runhold.store.answers import GatewayAnswer
 from runhold.store.codec import is_transition_only
-from runhold.store.compound import Compound
+from runhold.store.compound import Compound, Encoded, encoded_in_pieces
 from runhold.store.records import read_verdict
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,9 @@ BUSY_PAUSE_S: Final = (0.02, 0.08)
 
 MAX_BUSY_FACTOR: Final = 5
 """How far the pause grows when the row stays held."""
+
+PROBE_AHEAD: Final = 1_000_000
+"""How far the number of a probe is ahead of the run's: no run records so much."""
 
 _FENCED: Final = Verdict(kind="fenced")
 
@@ -54,6 +58,10 @@ class Sealed:
     """Flushes with it that failed without an answer about it."""
     failures_alone: int = 0
     """Of those, the ones with nothing else in them, while others succeed."""
+    rejections: int = 0
+    """How often a gateway rejected it, alone, and let another entry pass at once after it."""
+    is_farewell: bool = False
+    """Whether it only ends a run of which a gateway rejected an entry: it has no content to be blamed for."""
 
 
 class QueuedLog:
@@ -77,6 +85,8 @@ class QueuedLog:
         self._queued = False  # in the writer's queue, with nothing sealed yet
         self._broken: StoreError | None = None
         self._busy_rounds = 0
+        self._unsure_of: int | None = None
+        """The number of an entry that a gateway rejected: it may have been stored before its answer was."""
         self._loop = asyncio.get_running_loop()
         self.moved_at = self._loop.time()
         """When something was appended or answered last, on the loop's clock: the run's pulse."""
@@ -114,10 +124,18 @@ class QueuedLog:
         """The entry to send now: the one that was sent before, until it is answered. None: there is none."""
         self._queued = False
         if self.sealed is None and self._gathering:
-            compound = self._gathering.popleft()
-            body = compound.encode(self.key, self._fence, self._next_seq)
-            self.sealed = Sealed(compound, self._next_seq, body)
+            self._seal(self._gathering.popleft(), self._next_seq + (self._unsure_of is not None))
         return self.sealed
+
+    def _seal(self, compound: Compound, seq: int) -> None:
+        body = compound.encode(self.key, self._fence, seq)
+        self.sealed = Sealed(compound, seq, body, is_farewell=isinstance(self._broken, ContentRejected))
+
+    def probe(self) -> bytes | None:
+        """An entry that changes nothing, whatever is stored by now: its number is too high."""
+        if self.sealed is None:
+            return None
+        return Compound().encode(self.key, self._fence, self.sealed.seq + PROBE_AHEAD)
 
     def answer(self, raw: JsonObject) -> None:
         """Take the database's verdict on the sealed entry."""
@@ -131,12 +149,19 @@ class QueuedLog:
             self.retry_in(random.uniform(*BUSY_PAUSE_S) * self._busy_rounds)
             return
         self._busy_rounds = 0
+        if kind == "gap" and self._unsure_of is not None:
+            # so the entry before this one was not stored, and its number is free
+            seq, self._unsure_of = self._unsure_of, None
+            self._seal(sealed.compound, seq)
+            self._writer.enqueue(self)
+            return
         if kind in ("fenced", "gap"):
             if kind == "gap":
                 logger.error("run %s: the database misses an entry before %d", self.key, sealed.seq)
             self.close()
             return
         self._next_seq = sealed.seq + 1
+        self._unsure_of = None
         try:
             verdict = read_verdict(raw)
         except StoreError as error:  # it is stored, but what the database said to it is lost on us
@@ -151,6 +176,27 @@ class QueuedLog:
     def refuse(self, error: Exception) -> None:
         """The sealed entry can't be stored. Its number stays free, because nothing was."""
         problem = StoreError(f"the database can't store an entry of this run: {error}")
+        problem.__cause__ = error
+        self._refuse(problem)
+
+    def reject(self, error: StoreError) -> None:
+        """A gateway does not let the sealed entry pass, or does not let the answer to it pass: it may be stored.
+
+        So the run's last word goes under the next number first. If the database misses the entry before that, it was
+        not stored, and its number is free.
+        """
+        sealed = self.sealed
+        if sealed is None:
+            return
+        self._unsure_of = sealed.seq
+        answer = {"status": error.status, "answer": error.says} if isinstance(error, GatewayAnswer) else {}
+        facts = {"status": None, **answer, "bytes": len(sealed.body)}
+        said = f" with status {facts['status']}" if answer else ""
+        problem = ContentRejected(
+            f"A gateway in front of the database rejects{said} what this run is to record ({len(sealed.body)} bytes), "
+            "and lets other records pass",
+            facts=facts,
+        )
         problem.__cause__ = error
         self._refuse(problem)
 
@@ -170,15 +216,17 @@ class QueuedLog:
     # -------------------------------------------------------------------------------------------- within
 
     def _gather(self, entry: Entry, future: asyncio.Future[Verdict]) -> None:
-        compound = self._gathering[-1] if self._gathering else None
-        if compound is not None and compound.accepts(entry):
-            compound.add(entry, future)
-        else:
-            compound = Compound()
-            compound.add(entry, future)
-            self._gathering.append(compound)
-        self._writer.count(1)
+        *before, last = encoded_in_pieces(entry)
+        for piece in before:  # what is answered to it is answered to the last one, too
+            self._gather_piece(piece, self._loop.create_future())
+        self._gather_piece(last, future)
         self._enqueue()
+
+    def _gather_piece(self, piece: Encoded, future: asyncio.Future[Verdict]) -> None:
+        if not self._gathering or not self._gathering[-1].accepts(piece):
+            self._gathering.append(Compound())
+        self._gathering[-1].add(piece, future)
+        self._writer.count(1)
 
     def _enqueue(self) -> None:
         # While an entry is sealed, its answer decides when the next one goes.
