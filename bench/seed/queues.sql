@@ -26,8 +26,8 @@ update public.agent_types set max_concurrent_per_user = 1 where name = 'capped';
 
 -- name: capped
 -- Runs of users who have all that they may have, ahead of one run each of users who have none.
-insert into public.agent_executions (user_id, agent_type, input_data, status, worker_id)
-select md5('u' || i)::uuid, 'capped', '{}', 'running', gen_random_uuid() from generate_series(1, %(capped_users)s::bigint) i;
+insert into public.agent_executions (user_id, agent_type, input_data, status, worker_id, definition_id, effective_limits)
+select md5('u' || i)::uuid, 'capped', '{}', 'running', gen_random_uuid(), gen_random_uuid(), '{}' from generate_series(1, %(capped_users)s::bigint) i;
 insert into public.agent_executions (user_id, agent_type, input_data, created_at)
 select md5('u' || 1 + mod(i, %(capped_users)s))::uuid, 'capped', '{}', now() - interval '1 day' + i * interval '1 ms'
 from generate_series(1, %(runs)s::bigint) i;

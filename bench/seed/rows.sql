@@ -109,7 +109,7 @@ cross join lateral (
 insert into public.agent_executions (
   id, user_id, agent_type, status, input_data, result, error, error_detail, step_count, token_count, input_tokens, output_tokens, cost_usd,
   created_at, updated_at, completed_at, started_at, state_since, tenant_id, wake_at, attempt, worker_id, fence, recorded_seq,
-  active_ms, queued_ms, review_ms, tool_call_count, tool_error_count, review_count)
+  active_ms, queued_ms, review_ms, tool_call_count, tool_error_count, review_count, definition_id, effective_limits)
 select b.id, b.user_id, b.agent_type, case b.status when 'paused' then 'awaiting_review' else b.status end,
        jsonb_build_object('request', 'Please work on item ' || b.n), case when b.status = 'completed' then jsonb_build_object('answer', 'Item ' || b.n || ' is done.') end,
        b.error, case when b.error is not null then '{"message": "seeded"}'::jsonb end,
@@ -120,10 +120,11 @@ select b.id, b.user_id, b.agent_type, case b.status when 'paused' then 'awaiting
        case when b.status = 'pending' and pg_temp.chance(b.n, 5) < 0.2 then %(end)s::timestamptz + (1 + 30 * pg_temp.chance(b.n, 6)) * interval '1 day' end,
        case when b.steps > 0 then 1 else 0 end, case when b.status = 'running' then pg_temp.id_of('worker', %(seed)s) end,
        case when b.steps > 0 then 1 else 0 end, b.steps, b.active_ms, b.queued_ms, b.review_ms,
-       coalesce(c.calls, 0), coalesce(c.failed, 0), b.asks::integer
+       coalesce(c.calls, 0), coalesce(c.failed, 0), b.asks::integer, d.id, d.limits
 from pg_temp.batch b
 cross join lateral (select 500 * b.steps + 125 * b.steps * (b.steps + 1) as input_tokens, (40 + floor(200 * pg_temp.chance(b.n, 13)))::integer * b.steps as output_tokens) s
-left join (select k.execution_id, count(*) as calls, count(*) filter (where k.status = 'failed') as failed from pg_temp.batch_calls k group by 1) c on c.execution_id = b.id;
+left join (select k.execution_id, count(*) as calls, count(*) filter (where k.status = 'failed') as failed from pg_temp.batch_calls k group by 1) c on c.execution_id = b.id
+left join public.agent_definitions d on d.id = md5('definition-' || b.agent_type)::uuid and b.steps > 0;
 
 -- name: steps
 insert into public.agent_steps (

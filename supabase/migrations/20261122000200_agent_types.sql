@@ -59,6 +59,8 @@ create table public.agent_definitions (
   instructions text not null,
   tools jsonb not null default '[]',
   params jsonb not null default '{}',
+  description text not null default '',
+  input_schema jsonb not null default '{}',
   limits jsonb not null default '{}',
   max_attempts integer not null default 3 check (max_attempts > 0),
   review_ttl interval not null default interval '7 days' check (review_ttl > interval '0'),
@@ -73,7 +75,7 @@ create sequence runhold.types_version;
 
 create table public.agent_types (
   name text primary key check (name ~ '^[a-z][a-z0-9_]{0,62}$'),
-  -- written by workers when they register
+  -- of the definition that is current (runhold.adopt_definitions)
   description text not null default '',
   input_schema jsonb not null default '{}',
   definition_id uuid references public.agent_definitions,
@@ -97,6 +99,8 @@ create table public.agent_types (
   constraint limits_are_known_numbers check (runhold.has_number_limits(limits) and runhold.has_only_limits(limits))
 );
 
+comment on column public.agent_types.definition_id is
+  'The newest definition that a living worker runs; while none lives, the last one. Runs keep the one that claimed them.';
 comment on column public.agent_types.enabled is 'The kill switch: false refuses new runs and stops claims.';
 comment on column public.agent_types.approval_tools is 'Tools that need a person, whatever the code says.';
 comment on column public.agent_types.limits is 'Tightens the definition''s limits; can never widen them.';
@@ -125,43 +129,30 @@ create trigger agent_types_changed before update on public.agent_types
 
 -- Limits ------------------------------------------------------------------------------------------------------------
 
--- The smaller of both, name by name; null is "no limit". What is no limit (on_limit, …) stays as p_base says.
-create function runhold.tighten(p_base jsonb, p_by jsonb) returns jsonb
-language plpgsql immutable parallel safe set search_path = ''
-as $$
-begin
-  if p_by is null or p_by = '{}'::jsonb then
-    return coalesce(p_base, '{}'::jsonb);
-  end if;
-  return coalesce(p_base, '{}'::jsonb) || coalesce((
-    select jsonb_object_agg(b.key, case
-             when jsonb_typeof(p_base -> b.key) = 'number' then least((p_base ->> b.key)::numeric, b.value::numeric)
-             else b.value::numeric end)
-    from jsonb_each_text(p_by) b
-    where b.key = any (runhold.limit_names()) and b.value is not null), '{}'::jsonb);
-end;
-$$;
-
--- What holds for runs of a type: the definition's limits, tightened by the operators'.
-create function runhold.type_limits(p_agent_type text) returns jsonb
-language plpgsql stable security definer set search_path = ''
+-- What one run may use, limit by limit; a limit that is absent or null does not exist. This is the rule, and the only place where it
+-- stands: the smallest of what the definition, the operator and the run itself say. An allowance (agent_retry by an operator)
+-- stands in place of what the definition and the operator say. Claims compute it, agent_executions.effective_limits keeps it.
+create function runhold.effective_limits(p_definition jsonb, p_operator jsonb, p_allowance jsonb, p_own jsonb) returns jsonb
+language plpgsql immutable parallel safe security definer set search_path = ''
 as $$
 begin
   return (
-    select runhold.tighten(d.limits, t.limits)
-    from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id
-    where t.name = p_agent_type);
+    select coalesce(jsonb_object_agg(l.name, l.value), '{}')
+    from (
+      select n.name, least(
+               coalesce((p_allowance ->> n.name)::numeric,
+                        least((p_definition ->> n.name)::numeric, (p_operator ->> n.name)::numeric)),
+               (p_own ->> n.name)::numeric) as value
+      from unnest(runhold.limit_names()) n(name)) l
+    where l.value is not null);
 end;
 $$;
 
--- What holds for a run: its type's limits, or what an operator allowed it beyond them, tightened by its own.
-create function runhold.run_limits(p_agent_type text, p_allowance jsonb, p_limits jsonb) returns jsonb
-language plpgsql stable security definer set search_path = ''
-as $$
-begin
-  return runhold.tighten(runhold.type_limits(p_agent_type) || coalesce(p_allowance, '{}'), p_limits);
-end;
-$$;
+-- What operators allow runs of a type: all that an insert is checked against, so that no deployment refuses what the one
+-- before took.
+create function runhold.operator_limits(p_agent_type text) returns jsonb
+language sql stable security definer set search_path = ''
+return (select coalesce(t.limits, '{}') from public.agent_types t where t.name = p_agent_type);
 
 -- Rights ------------------------------------------------------------------------------------------------------------
 

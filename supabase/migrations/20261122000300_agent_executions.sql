@@ -19,6 +19,8 @@ create table public.agent_executions (
   error_detail jsonb,
   limits jsonb,
   allowance jsonb,
+  definition_id uuid,
+  effective_limits jsonb,
   priority smallint not null default 0,
   wake_at timestamptz,
   idempotency_key text,
@@ -63,15 +65,21 @@ create table public.agent_executions (
   constraint state_is_a_small_object check (jsonb_typeof(state) = 'object' and octet_length(state::text) <= 8192),
   constraint limits_is_an_object check (limits is null or jsonb_typeof(limits) = 'object'),
   constraint allowance_is_an_object check (allowance is null or jsonb_typeof(allowance) = 'object'),
+  constraint limits_computed_when_claimed check (status <> 'running' or (effective_limits is not null and definition_id is not null)),
   constraint metadata_is_a_small_object check (metadata is null or (jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 8192)),
   constraint idempotency_key_is_short check (length(idempotency_key) between 1 and 200),
   constraint counters_never_negative check (step_count >= 0 and token_count >= 0 and attempt >= 0 and active_ms >= 0)
 ) with (fillfactor = 75, autovacuum_vacuum_scale_factor = 0.02);
 
 comment on column public.agent_executions.tenant_id is 'From the user''s JWT (setting tenant_claim); null without.';
-comment on column public.agent_executions.limits is 'Tightens the type''s limits for this run alone.';
+comment on column public.agent_executions.limits is 'What this run asked for itself. It can only tighten.';
 comment on column public.agent_executions.allowance is
-  'What an operator allowed this run beyond its type''s limits, by agent_retry.';
+  'What an operator allowed this run beyond its type''s limits, by agent_retry: in place of those of the definition and of agent_types.';
+comment on column public.agent_executions.definition_id is
+  'The definition that the worker runs which claimed it last. No foreign key: every claim would pay for its check.';
+comment on column public.agent_executions.effective_limits is
+  'What holds for this run: computed at each claim and retry, and when an operator changes agent_types.limits while it runs. '
+  'Worker and database enforce this and nothing else.';
 comment on column public.agent_executions.copied_steps is
   'Steps that a fork took over from forked_from. They count against the limits, not as spending.';
 comment on column public.agent_executions.copied_tokens is 'Of token_count: those of the copied steps.';
@@ -142,7 +150,7 @@ begin
     elsif jsonb_typeof(p_allowed -> v_name) = 'number' and v_value::numeric > (p_allowed -> v_name)::numeric then
       perform runhold.refuse('RH004',
         format('The limit %I of %s is wider than agent type %I allows (%s).', v_name, v_value, p_agent_type, p_allowed ->> v_name),
-        'A run may only tighten the limits of its type.');
+        'A run may only tighten what operators set in agent_types.limits.');
     end if;
   end loop;
 end;
@@ -197,7 +205,7 @@ begin
     if jsonb_typeof(new.limits) <> 'object' then
       perform runhold.refuse('RH004', 'limits must be a JSON object.', 'Send {"max_steps": 10}.');
     end if;
-    perform runhold.check_run_limits(new.limits, runhold.type_limits(new.agent_type), new.agent_type);
+    perform runhold.check_run_limits(new.limits, runhold.operator_limits(new.agent_type), new.agent_type);
   end if;
 
   -- a worker must be able to read every time it is told, and nobody will see a run of the year 20000

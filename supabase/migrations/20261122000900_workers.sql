@@ -7,6 +7,7 @@ create table public.agent_workers (
   pid integer not null,
   version text not null,
   agent_types text[] not null default '{}',
+  definition_ids uuid[] not null default '{}',
   capacity integer not null default 1,
   in_flight integer not null default 0,
   lease interval not null check (lease between interval '1 second' and interval '10 minutes'),
@@ -19,6 +20,7 @@ create table public.agent_workers (
 ) with (fillfactor = 50);
 
 comment on column public.agent_workers.id is 'New for every process. A dead id never comes back.';
+comment on column public.agent_workers.definition_ids is 'What its agents are: rows of agent_definitions.';
 comment on column public.agent_workers.dead_at is 'Set by the sweep when the lease ran out, or by the worker''s goodbye.';
 
 -- Changes with every heartbeat: no index on what changes, and living workers are few.
@@ -96,6 +98,18 @@ create function runhold.types_version() returns bigint
 language sql stable security definer set search_path = ''
 return (select coalesce(sum(t.changed), 0)::bigint from public.agent_types t);
 
+-- Of types whose current definition is another one: the newest definition that a living worker runs.
+create function runhold.newest_definitions(p_agent_types text[]) returns setof public.agent_definitions
+language sql stable security definer set search_path = ''
+begin atomic
+  select n.*
+  from (select distinct on (d.agent_type) d.*
+        from public.agent_workers w join public.agent_definitions d on d.id = any (w.definition_ids)
+        where w.dead_at is null and not w.draining and d.agent_type = any (p_agent_types)
+        order by d.agent_type, d.created_at desc, d.id) n
+  join public.agent_types t on t.name = n.agent_type and t.definition_id is distinct from n.id;
+end;
+
 -- One definition as registered → the row that holds it, inserted if nobody ever registered the same.
 create function runhold.register_definition(p_definition jsonb) returns uuid
 language plpgsql security definer set search_path = ''
@@ -113,13 +127,14 @@ begin
   if not runhold.has_number_limits(p_definition -> 'limits') then
     perform runhold.refuse('RH013', format('The limits of agent type %I are no numbers.', v_type), 'Send {"max_steps": 25}; null is no limit.');
   end if;
-  v_hash := encode(sha256(convert_to((p_definition - array['input_schema', 'description'])::text, 'UTF8')), 'hex');
+  v_hash := encode(sha256(convert_to(p_definition::text, 'UTF8')), 'hex');
 
   insert into public.agent_definitions
-    (hash, agent_type, version, model, instructions, tools, params, limits, max_attempts, review_ttl)
+    (hash, agent_type, version, model, instructions, tools, params, description, input_schema, limits, max_attempts, review_ttl)
   values (
     v_hash, v_type, p_definition ->> 'version', p_definition ->> 'model', coalesce(p_definition ->> 'instructions', ''),
-    coalesce(p_definition -> 'tools', '[]'), coalesce(p_definition -> 'params', '{}'), coalesce(p_definition -> 'limits', '{}'),
+    coalesce(p_definition -> 'tools', '[]'), coalesce(p_definition -> 'params', '{}'), coalesce(p_definition ->> 'description', ''),
+    coalesce(p_definition -> 'input_schema', '{}'), coalesce(p_definition -> 'limits', '{}'),
     coalesce((p_definition ->> 'max_attempts')::integer, 3),
     make_interval(secs => coalesce((p_definition ->> 'review_ttl_s')::numeric, 604800)::double precision))
   on conflict (hash) do nothing
@@ -130,11 +145,27 @@ begin
 
   insert into public.agent_types (name, description, input_schema, definition_id)
   values (v_type, coalesce(p_definition ->> 'description', ''), coalesce(p_definition -> 'input_schema', '{}'), v_id)
-  on conflict (name) do update
-    set description = excluded.description, input_schema = excluded.input_schema, definition_id = excluded.definition_id
-    where (agent_types.description, agent_types.input_schema, agent_types.definition_id)
-      is distinct from (excluded.description, excluded.input_schema, excluded.definition_id);
+  on conflict (name) do nothing;
   return v_id;
+end;
+$$;
+
+-- A type is described by the newest definition that a living worker runs, newest by when it was first registered; while none
+-- lives, it stays as it is. So an old worker that restarts beside newer ones changes nothing, and a rollback is done when
+-- the last newer worker has left. Two who change workers at once may both miss the other: the sweep calls this too.
+create function runhold.adopt_definitions(p_agent_types text[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_changed text[] := array(select n.agent_type from runhold.newest_definitions(p_agent_types) n);
+begin
+  if v_changed = '{}' then
+    return;
+  end if;
+  perform from public.agent_types t where t.name = any (v_changed) order by t.name for no key update;
+  update public.agent_types t
+  set description = n.description, input_schema = n.input_schema, definition_id = n.id
+  from runhold.newest_definitions(v_changed) n where t.name = n.agent_type;
 end;
 $$;
 
@@ -190,6 +221,9 @@ begin
   for v_definition in select d from jsonb_array_elements(p_definitions) d order by d ->> 'agent_type' loop
     v_ids := v_ids || jsonb_build_object(v_definition ->> 'agent_type', runhold.register_definition(v_definition));
   end loop;
+  update public.agent_workers w set definition_ids = array(select v.value::uuid from jsonb_each_text(v_ids) v order by 1)
+  where w.id = v_worker.id;
+  perform runhold.adopt_definitions(v_types);
 
   perform runhold.note_beat();
 

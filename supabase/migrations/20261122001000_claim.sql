@@ -70,13 +70,13 @@ begin
     with run as materialized (
       select x as whole, x.* from public.agent_executions x where x.id = any (p_ids)
     ), type as materialized (
-      select t.name, to_jsonb(t.approval_tools) as approval_tools, runhold.type_limits(t.name) as limits
+      select t.name, to_jsonb(t.approval_tools) as approval_tools
       from public.agent_types t where t.name in (select r.agent_type from run r)
     )
     select jsonb_build_object(
       'id', r.id, 'user_id', r.user_id, 'tenant_id', r.tenant_id, 'agent_type', r.agent_type, 'fence', r.fence,
       'attempt', r.attempt, 'created_at', r.created_at, 'input', r.input_data, 'state', r.state,
-      'limits', runhold.tighten(t.limits || coalesce(r.allowance, '{}'), r.limits),
+      'limits', r.effective_limits,
       'active_ms', r.active_ms, 'cost_usd', r.cost_usd, 'cancel_requested', r.cancel_requested_at is not null,
       'approval_tools', t.approval_tools, 'outage_since', r.outage_since, 'resumed_after_step', r.resumed_after_step,
       -- a run without a step has no calls and no reviews either
@@ -97,6 +97,27 @@ begin
 end;
 $$;
 
+-- What a worker's definitions say of the runs that it claims, by type: {"id", "definition", "operator", "limits"}, the last for runs
+-- without limits of their own.
+create function runhold.claim_terms(p_definitions jsonb) returns jsonb
+language plpgsql stable security definer set search_path = ''
+as $$
+declare
+  v_terms jsonb := (
+    select coalesce(jsonb_object_agg(d.agent_type, jsonb_build_object(
+             'id', d.id, 'definition', d.limits, 'operator', t.limits,
+             'limits', runhold.effective_limits(d.limits, t.limits, null, null))), '{}')
+    from jsonb_each_text(p_definitions) g
+    join public.agent_definitions d on d.id = g.value::uuid and d.agent_type = g.key
+    join public.agent_types t on t.name = d.agent_type);
+begin
+  if exists (select from jsonb_object_keys(p_definitions) k where not v_terms ? k) then
+    perform runhold.refuse('RH013', 'A definition of this claim was never registered.', 'Send the ids that agent_worker_register answered.');
+  end if;
+  return v_terms;
+end;
+$$;
+
 create function runhold.worker_claim(p_worker_id uuid, p_seq bigint, p_definitions jsonb, p_n integer) returns jsonb
 language plpgsql volatile security definer set search_path = ''
   set plan_cache_mode = force_generic_plan set enable_seqscan = off set jit = off  -- plans that are good also when the tables have grown
@@ -110,6 +131,7 @@ declare
   v_taken uuid[];
   v_ids uuid[] := '{}';  -- what a worker gets that drains or can't be heard any more
   v_more boolean := false;
+  v_terms jsonb;
 begin
   perform runhold.set_actor('worker', p_worker_id);
   v_worker := runhold.lock_worker(p_worker_id);
@@ -124,12 +146,18 @@ begin
     v_more := true;  -- nobody knows any more whether that claim left something
   elsif not v_worker.draining and v_worker.lease_expires_at > runhold.now() then
     update public.agent_workers w set claim_seq = p_seq where w.id = p_worker_id;
+    v_terms := runhold.claim_terms(p_definitions);
     for v_round in 1 .. c_rounds loop
       select p.ids, p.more into v_picked, v_more from runhold.pick(v_types, p_n - cardinality(v_ids)) p;
       v_taken := runhold.set_aside(v_types, v_picked);
       update public.agent_executions x
       set status = 'running', worker_id = p_worker_id, fence = x.fence + 1, claim_seq = p_seq, recorded_seq = 0,
-          attempt = x.attempt + 1, wake_at = null, error_detail = null, started_at = coalesce(x.started_at, runhold.now())
+          attempt = x.attempt + 1, wake_at = null, error_detail = null, started_at = coalesce(x.started_at, runhold.now()),
+          definition_id = (v_terms -> x.agent_type ->> 'id')::uuid,
+          effective_limits = case
+            when x.limits is null and x.allowance is null then v_terms -> x.agent_type -> 'limits'
+            else runhold.effective_limits(v_terms -> x.agent_type -> 'definition', v_terms -> x.agent_type -> 'operator',
+                                          x.allowance, x.limits) end
       where x.id = any (v_taken);
       v_ids := v_ids || v_taken;
       exit when cardinality(v_taken) = cardinality(v_picked);  -- else: in place of those that were set aside

@@ -70,12 +70,12 @@ begin
 end;
 $$;
 
--- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings. p_type_limits: of its type.
-create function runhold.passed_limit(p_execution public.agent_executions, p_type_limits jsonb, p_body jsonb) returns jsonb
+-- The limit that a run has passed, if any: {"code", "detail"}. Totals count what this entry brings.
+create function runhold.passed_limit(p_execution public.agent_executions, p_body jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_limits jsonb := runhold.tighten(p_type_limits || coalesce(p_execution.allowance, '{}'), p_execution.limits);
+  v_limits jsonb := p_execution.effective_limits;
   v_step jsonb;
   v_steps integer := p_execution.step_count;
   v_tokens bigint := p_execution.token_count;
@@ -113,7 +113,7 @@ end;
 $$;
 
 -- Why this run must not go on, if so: {"code", "detail"}.
-create function runhold.why_stop(p_execution public.agent_executions, p_type_limits jsonb, p_body jsonb) returns jsonb
+create function runhold.why_stop(p_execution public.agent_executions, p_body jsonb) returns jsonb
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
@@ -127,7 +127,7 @@ begin
     v_stop := runhold.stop_of_user(p_execution);
   end if;
   if v_stop is null and runhold.means_to_go_on(p_body) then
-    v_stop := runhold.passed_limit(p_execution, p_type_limits, p_body);
+    v_stop := runhold.passed_limit(p_execution, p_body);
   end if;
   return v_stop;
 end;
@@ -168,16 +168,14 @@ begin
       from jsonb_array_elements(p_entries) with ordinality a(e, nth)
     ), present as materialized (
       select x.* from public.agent_executions x where x.id = any (v_ids)
-    ), type as materialized (
-      select t.name, runhold.type_limits(t.name) as limits from (select distinct p.agent_type as name from present p) t
     ), first as materialized (
       select e.*, x::public.agent_executions as run,
              case when x.id is not null and not x.id = any (v_locked) then 'busy'
                   else runhold.first_verdict(p_worker_id, x::public.agent_executions, e.fence, e.seq) end as verdict
       from entry e left join present x on x.id = e.execution_id
     ), judged as materialized (
-      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, t.limits, f.body) end as stop
-      from first f left join type t on t.name = (f.run).agent_type
+      select f.*, case when f.verdict = 'ok' then runhold.why_stop(f.run, f.body) end as stop
+      from first f
     )
     select (j.nth, j.execution_id, j.seq, j.body, case when j.stop is null then j.verdict else 'stop' end,
             j.stop ->> 'code', j.stop -> 'detail', (j.run).user_id, (j.run).attempt, (j.run).cancel_requested_at is not null,
@@ -216,14 +214,14 @@ begin
     return p_entry;
   end if;
   if exists (select from jsonb_array_elements(p_entry.body -> 'calls') c where not runhold.is_stored_call(v_run.id, c)) then
-    v_stop := runhold.why_stop(v_run, runhold.type_limits(v_run.agent_type), jsonb_build_object('calls', (
+    v_stop := runhold.why_stop(v_run, jsonb_build_object('calls', (
       select jsonb_agg(c) from jsonb_array_elements(p_entry.body -> 'calls') c
       where not runhold.is_stored_call(v_run.id, c))));
     p_entry.verdict := 'stop';
     p_entry.code := coalesce(v_stop ->> 'code', 'INTERNAL_ERROR');  -- what stopped it may be gone by now
     p_entry.detail := v_stop -> 'detail';
   elsif p_entry.body -> 'transition' ->> 'to' is null and runhold.has_calls(p_entry.body) and not runhold.has_intents(p_entry.body) then
-    v_stop := runhold.passed_limit(v_run, runhold.type_limits(v_run.agent_type), '{}');  -- its totals have this entry already
+    v_stop := runhold.passed_limit(v_run, '{}');  -- its totals have this entry already
     if v_stop is not null then
       p_entry.verdict := 'stop';
       p_entry.code := v_stop ->> 'code';

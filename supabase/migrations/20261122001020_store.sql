@@ -104,7 +104,7 @@ begin
          runhold.input_hash(v_call), case when p_kind = 'approval' then t.approvals_needed else 1 end, runhold.now(), runhold.now() + coalesce(t.review_ttl, d.review_ttl)
   from public.agent_executions x
   join public.agent_types t on t.name = x.agent_type
-  left join public.agent_definitions d on d.id = t.definition_id
+  left join public.agent_definitions d on d.id = coalesce(x.definition_id, t.definition_id)
   where x.id = v_call.execution_id;
   update public.agent_executions x set review_count = x.review_count + 1 where x.id = v_call.execution_id;
 end;

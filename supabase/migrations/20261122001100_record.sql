@@ -46,7 +46,7 @@ begin
                then case when runhold.is_unsure(e.execution_id) then 'awaiting_review'
                          -- given back because its task failed in the worker: where it always does, it must end
                          when counted.it and e.attempt >= (
-                           select runhold.max_attempts(r.agent_type) from public.agent_executions r where r.id = e.execution_id)
+                           select runhold.max_attempts(r) from public.agent_executions r where r.id = e.execution_id)
                            then 'failed'
                          else 'pending' end
              else e.body -> 'transition' ->> 'to'

@@ -62,18 +62,19 @@ begin
     when exists (select from public.agent_tool_calls c
                  where c.execution_id = p_execution.id and c.status = 'unknown' and runhold.is_answered_stop(c.id)) then 'STOPPED_BY_REVIEWER'
     when runhold.is_unsure(p_execution.id) then 'UNSURE'
-    when p_counted and p_execution.attempt >= runhold.max_attempts(p_execution.agent_type) then 'WORKER_LOST'
+    when p_counted and p_execution.attempt >= runhold.max_attempts(p_execution) then 'WORKER_LOST'
   end;
 end;
 $$;
 
-create function runhold.max_attempts(p_agent_type text) returns integer
+-- As its operator says, else as the definition that claimed it.
+create function runhold.max_attempts(p_execution public.agent_executions) returns integer
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
   return (select coalesce(t.max_attempts, d.max_attempts, 3)
-          from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id
-          where t.name = p_agent_type);
+          from public.agent_types t left join public.agent_definitions d on d.id = coalesce(p_execution.definition_id, t.definition_id)
+          where t.name = p_execution.agent_type);
 end;
 $$;
 
@@ -97,7 +98,7 @@ begin
       error_detail = case w.why
         when 'CANCELLED' then runhold.cancel_detail(x)
         when 'WORKER_LOST' then jsonb_build_object(
-          'limit', 'max_attempts', 'allowed', runhold.max_attempts(x.agent_type), 'used', x.attempt, 'step', x.step_count)
+          'limit', 'max_attempts', 'allowed', runhold.max_attempts(x), 'used', x.attempt, 'step', x.step_count)
         when 'STOPPED_BY_REVIEWER' then jsonb_build_object('step', x.step_count) end,
       attempt = case when p_counted then x.attempt else greatest(x.attempt - 1, 0) end,
       active_ms = x.active_ms + case when p_counted then runhold.unrecorded_ms(x) else 0 end

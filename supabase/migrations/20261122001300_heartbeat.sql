@@ -67,9 +67,10 @@ language plpgsql volatile security definer set search_path = ''
 as $$
 declare
   v_released integer := 0;
+  v_types text[];
 begin
   perform runhold.set_actor('worker', p_worker_id);
-  perform from public.agent_workers w where w.id = p_worker_id for update;
+  select w.agent_types into v_types from public.agent_workers w where w.id = p_worker_id for update;
   if p_draining is null then
     perform runhold.refuse('RH013', 'draining must be true or false.');
   elsif p_draining then
@@ -78,6 +79,7 @@ begin
     v_released := runhold.requeue_held(p_worker_id, null, 'shutdown', false);
     update public.agent_workers w set draining = true, dead_at = coalesce(w.dead_at, runhold.now()) where w.id = p_worker_id;
   end if;
+  perform runhold.adopt_definitions(v_types);
   return jsonb_build_object('released', v_released);
 end;
 $$;

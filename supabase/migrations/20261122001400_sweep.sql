@@ -120,7 +120,7 @@ end;
 $$;
 
 -- What should not be: paused runs without a question, open questions and waiting calls of ended runs, runs that wait for a budget
--- that has room.
+-- that has room, running runs with limits that an operator has tightened.
 create function runhold.sweep_repairs() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -135,7 +135,8 @@ begin
   perform runhold.close_reviews(array(
     select distinct r.execution_id from public.agent_reviews r join public.agent_executions x on x.id = r.execution_id
     where r.status = 'pending' and runhold.is_final(x.status) limit 500));
-  return runhold.resume_decided(v_ids) + runhold.wake_waiting();
+  return runhold.resume_decided(v_ids) + runhold.wake_waiting()
+    + runhold.refresh_limits(array(select t.name from public.agent_types t where t.limits is not null));
 end;
 $$;
 
@@ -148,6 +149,8 @@ begin
   end if;
   perform runhold.set_actor('system');
   perform runhold.roll_up_metrics(4);  -- before what locks runs, or what heartbeats wait for: it takes longest
+  -- in the order of a worker that registers: types before liveness
+  perform runhold.adopt_definitions(array(select t.name from public.agent_types t));
   perform runhold.note_sweep();
   perform runhold.prune_lanes();
   return jsonb_build_object(

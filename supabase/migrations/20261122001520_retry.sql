@@ -9,7 +9,7 @@ create function runhold.used_up_limit(p_execution public.agent_executions) retur
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_limits jsonb := runhold.run_limits(p_execution.agent_type, p_execution.allowance, p_execution.limits);
+  v_limits jsonb := p_execution.effective_limits;
 begin
   return (
     select jsonb_build_object('limit', l.name, 'allowed', v_limits -> l.name, 'used', trim_scale(l.used))
@@ -28,27 +28,35 @@ begin
 end;
 $$;
 
--- p_limits put over the run's own. Beyond the type's limits only by operators, as an allowance of this run.
+-- p_limits put over the run's own, and what holds for it then by the type's current definition: whoever claims it computes it anew.
+-- Beyond what operators set only by operators, as an allowance of this run; it goes beyond the definition, too.
 create function runhold.with_limits(p_execution public.agent_executions, p_limits jsonb) returns public.agent_executions
 language plpgsql stable security definer set search_path = ''
 as $$
 declare
-  v_type_limits jsonb := runhold.type_limits(p_execution.agent_type);
+  v_definition jsonb;
+  v_operator jsonb;
+  v_allowed jsonb;
 begin
-  if coalesce(p_limits, 'null') = 'null' then
-    return p_execution;
+  select d.limits, t.limits into v_definition, v_operator
+  from public.agent_types t left join public.agent_definitions d on d.id = t.definition_id where t.name = p_execution.agent_type;
+  p_limits := coalesce(p_limits, 'null');
+  if p_limits = 'null' then
+    p_limits := '{}';
   elsif jsonb_typeof(p_limits) <> 'object' then
     perform runhold.refuse('RH004', 'limits must be a JSON object.', 'Send {"max_steps": 50}.');
   end if;
   if not runhold.may_operate(p_execution.tenant_id, p_execution.agent_type) then
-    perform runhold.check_run_limits(p_limits, v_type_limits || coalesce(p_execution.allowance, '{}'), p_execution.agent_type);
+    perform runhold.check_run_limits(p_limits, coalesce(v_operator, '{}') || coalesce(p_execution.allowance, '{}'), p_execution.agent_type);
   else
     perform runhold.check_run_limits(p_limits, '{}', p_execution.agent_type);
+    v_allowed := runhold.effective_limits(v_definition, v_operator, null, null);
     p_execution.allowance := nullif(coalesce(p_execution.allowance, '{}') || coalesce((
       select jsonb_object_agg(l.key, l.value) from jsonb_each(p_limits) l
-      where l.value::numeric > (v_type_limits ->> l.key)::numeric), '{}'), '{}');
+      where l.value::numeric > (v_allowed ->> l.key)::numeric), '{}'), '{}');
   end if;
-  p_execution.limits := coalesce(p_execution.limits, '{}') || p_limits;
+  p_execution.limits := nullif(coalesce(p_execution.limits, '{}') || p_limits, '{}');
+  p_execution.effective_limits := runhold.effective_limits(v_definition, v_operator, p_execution.allowance, p_execution.limits);
   return p_execution;
 end;
 $$;
@@ -113,7 +121,8 @@ begin
 
   update public.agent_executions x
   set status = 'pending', attempt = 0, wake_at = null, outage_since = null, error = null, error_detail = null, result = null,
-      cancel_requested_at = null, resumed_after_step = x.step_count, limits = v_run.limits, allowance = v_run.allowance
+      cancel_requested_at = null, resumed_after_step = x.step_count, limits = v_run.limits, allowance = v_run.allowance,
+      effective_limits = v_run.effective_limits
   where x.id = p_execution_id;
   perform runhold.reopen_calls(p_execution_id);
   return runhold.run_for_caller(p_execution_id);

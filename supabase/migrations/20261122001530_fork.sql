@@ -66,7 +66,7 @@ begin
   end if;
 
   -- what an operator allowed the source beyond the type's limits, or the type allowed then, is not handed on
-  v_limits := runhold.run_limits(v_source.agent_type, null, v_source.limits);
+  v_limits := runhold.effective_limits(null, runhold.operator_limits(v_source.agent_type), null, v_source.limits);
   insert into public.agent_executions (user_id, tenant_id, agent_type, input_data, limits, metadata, priority, forked_from, copied_steps, resumed_after_step)
   values (v_source.user_id, v_source.tenant_id, v_source.agent_type, v_source.input_data,
           (select jsonb_object_agg(l.key, v_limits -> l.key) from jsonb_each(v_source.limits) l),

@@ -4,7 +4,7 @@
 -- closed: it is over, and so is every transaction that may have written to it. What changes later (a retry takes a failed
 -- run out of its hour, pruning and erasure too; results, charges and reviews come late) leaves a mark in the same
 -- transaction, by triggers; a marked hour is read from its rows until it is rolled up anew. So numbers by roll-ups and
--- numbers by rows are the same at any time (efficiency only as long as the type's limit stays); percentiles to within 5 %, as values are kept in buckets that grow by 10 %. Whole
+-- numbers by rows are the same at any time; percentiles to within 5 %, as values are kept in buckets that grow by 10 %. Whole
 -- days are added up once more, so that months are read as quickly as weeks; and of the hour that is open its *head*, up to the last
 -- ten minutes or so, is rolled up, as far as nothing in it changed since.
 
@@ -79,15 +79,14 @@ create function runhold.metrics_of(p_since timestamptz, p_until timestamptz, p_a
 returns setof public.agent_metrics_hourly
 language sql stable security invoker rows 300 set search_path = ''
 begin atomic
-  with limits as materialized (
-    select k.agent_type, (runhold.type_limits(k.agent_type) ->> 'max_steps')::numeric as max_steps
-    from (select t.name as agent_type from public.agent_types t where p_agent_type is null or t.name = p_agent_type) k
+  with known as materialized (
+    select t.name as agent_type from public.agent_types t where p_agent_type is null or t.name = p_agent_type
   ), run as materialized (
     select x.id, x.agent_type, x.status, x.error, x.step_count, x.copied_steps, x.review_count, x.cost_usd, x.active_ms, x.queued_ms,
            x.token_count - x.copied_tokens as tokens,
            round(extract(epoch from x.completed_at - x.created_at) * 1000)::bigint as wall_ms,
-           x.step_count * 1.0 / nullif(least(m.max_steps, (x.limits ->> 'max_steps')::numeric), 0) as efficiency
-    from public.agent_executions x join limits m on m.agent_type = x.agent_type
+           x.step_count * 1.0 / nullif((x.effective_limits ->> 'max_steps')::numeric, 0) as efficiency
+    from public.agent_executions x join known k on k.agent_type = x.agent_type
     where x.completed_at >= p_since and x.completed_at < p_until and (p_agent_type is null or x.agent_type = p_agent_type)
   ), call as materialized (
     -- what a fork copied was called once, in its source; what a run's end cut off is no failure of the tool
@@ -103,7 +102,7 @@ begin atomic
     where r.review_count > 0
   ), counted(agent_type, measure, label, n, total) as (
     select t.agent_type, 'submitted', '', s.n, null::numeric
-    from limits t
+    from known t
     cross join lateral (
       select count(*) as n from public.agent_executions x
       where x.agent_type = t.agent_type and x.created_at >= p_since and x.created_at < p_until

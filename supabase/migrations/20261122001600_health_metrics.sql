@@ -135,5 +135,5 @@ end;
 revoke execute on all functions in schema runhold from public;
 revoke execute on function public.agent_health_metrics(text, timestamptz, timestamptz) from public, anon;
 grant execute on function public.agent_health_metrics(text, timestamptz, timestamptz) to authenticated, service_role;
--- the function runs as its caller, so these helpers are called by them too: numbers of limits, and of what they may see
-grant execute on function runhold.type_limits(text), runhold.open_now(text), runhold.queue_depth(text) to authenticated, service_role;
+-- the function runs as its caller, so these helpers are called by them too: numbers of what they may see
+grant execute on function runhold.open_now(text), runhold.queue_depth(text) to authenticated, service_role;

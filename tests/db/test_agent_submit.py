@@ -95,5 +95,6 @@ def test_submit_checks_what_an_insert_checks(world: World) -> None:
         submit(world, user, agent_type="nobody")
     with refused("RH003"):
         submit(world, user, input_data=Jsonb([]))
+    world.configure(limits={"max_steps": 10})
     with refused("RH004"):
         submit(world, user, limits=Jsonb({"max_steps": 1000}))

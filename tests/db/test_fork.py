@@ -210,8 +210,12 @@ def test_limits_are_those_that_the_type_allows_today(world: World) -> None:
     world.service("select agent_retry(%s, %s)", run["id"], Jsonb({"max_tool_calls": 1000}))
     world.configure(limits={"max_steps": 10})
     made = fork(world, user, run["id"], 2)
-    assert made["limits"] == {"max_steps": 10, "max_tokens": 500, "max_tool_calls": 100}
+    assert made["limits"] == {"max_steps": 10, "max_tokens": 500, "max_tool_calls": 1000}
     assert made["allowance"] is None
+    (claimed,) = [each for each in worker.claim() if each["id"] == made["id"]]
+    assert (
+        claimed["limits"]["max_tool_calls"] == 100
+    )  # the definition's: what the operator allowed stays behind
 
 
 def test_strangers_learn_nothing(world: World) -> None:

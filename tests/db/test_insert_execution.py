@@ -64,8 +64,8 @@ def test_input_may_have_256_kib_and_no_byte_more(world: World) -> None:
     ("limits", "says", "hint"),
     [
         (
-            {"max_steps": 26},
-            "The limit max_steps of 26 is wider than agent type writer allows (25).",
+            {"max_steps": 21},
+            "The limit max_steps of 21 is wider than agent type writer allows (20).",
             "tighten",
         ),
         ({"max_stepps": 1}, "Unknown limit max_stepps.", "max_steps, max_tokens"),
@@ -80,6 +80,7 @@ def test_limits_that_are_wider_or_no_limits_are_refused(
     world: World, limits: Any, says: str, hint: str
 ) -> None:
     world.worker()
+    world.configure(limits={"max_steps": 20})
     with refused("RH004", says=says, hint=hint):
         world.submit(world.person(), limits=limits)
 

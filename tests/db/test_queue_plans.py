@@ -64,7 +64,8 @@ def test_a_claim_reads_little_however_long_the_queue_is(crowded: World) -> None:
                 (read,) = cursor.fetchall()
                 cursor.execute("select pg_stat_force_next_flush()")  # else the next claim's would be added
                 cursor.execute(
-                    "update agent_executions set status = 'running', worker_id = gen_random_uuid() where id = any (%s)",
+                    "update agent_executions set status = 'running', worker_id = gen_random_uuid(),"
+                    " definition_id = gen_random_uuid(), effective_limits = '{}' where id = any (%s)",
                     (ids,),
                 )
             assert len(ids) == (0 if queue == "future" else N), (queue, turn)

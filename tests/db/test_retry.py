@@ -175,6 +175,7 @@ def test_limit_that_operators_widened_meanwhile_is_wide_enough(world: World) -> 
 
 def test_owner_stays_within_the_types_limits(world: World) -> None:
     worker, user = world.worker(), world.person()
+    world.configure(limits={"max_steps": 25})
     run_id = failed(world, worker, user)
     with refused("RH004", says="The limit max_steps of 26 is wider than agent type writer allows (25)."):
         retry(world, user, run_id, {"max_steps": 26})

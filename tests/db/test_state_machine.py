@@ -47,7 +47,8 @@ def a_run_that_is(world: World, worker: Worker, state: str) -> str:
 def change(world: World, worker: Worker, run_id: str, to: str) -> None:
     """What only the owner of the tables could try: all columns as ``to`` needs them."""
     world.sql(
-        "update agent_executions set status = %s, worker_id = %s, error = %s, result = null where id = %s",
+        "update agent_executions set status = %s, worker_id = %s, error = %s, result = null,"
+        " definition_id = gen_random_uuid(), effective_limits = '{}' where id = %s",
         to,
         worker.id if to == "running" else None,
         "INTERNAL_ERROR" if to == "failed" else None,

@@ -134,7 +134,7 @@ REFUSALS: Final[dict[str, str]] = {
     "RH001": "unknown agent type",
     "RH002": "agent type disabled",
     "RH003": "invalid input: not an object, too large or malformed",
-    "RH004": "limits wider than the agent type allows",
+    "RH004": "limits wider than the operator allows (`agent_types.limits`)",
     "RH005": "illegal state change",
     "RH006": "no such run, or not yours",
     "RH007": "review already decided",

@@ -51,7 +51,10 @@ select 'a claim that its worker never made', x.id, x.claim_seq::text
 from agent_executions x join agent_workers w on w.id = x.worker_id where x.claim_seq > w.claim_seq
 union all
 select 'more attempts than allowed', x.id, x.attempt::text from agent_executions x
-where x.attempt > runhold.max_attempts(x.agent_type)
+where x.attempt > runhold.max_attempts(x)
+union all
+select 'limits that are not the smallest of those that count', x.id, x.effective_limits::text from agent_executions x
+where x.id in (select o from agent_types t, runhold.runs_with_old_limits(array[t.name]) o)
 union all
 select 'a cancel that was requested and forgotten', x.id, x.status from agent_executions x
 where x.cancel_requested_at is not null and x.status not in ('running', 'cancelled')

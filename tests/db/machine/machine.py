@@ -79,7 +79,7 @@ delete from agent_workers;
 delete from agent_budgets;
 delete from agent_usage;
 delete from realtime.messages;
-update agent_types set review_on_expiry = 'reject', approvals_needed = 1;
+update agent_types set review_on_expiry = 'reject', approvals_needed = 1, limits = null;
 update runhold.liveness set last_beat_at = runhold.now(), beating_since = runhold.now(),
                             last_sweep_at = runhold.now(), sweeping_since = runhold.now();
 """
@@ -563,6 +563,12 @@ class RunsMachine(RuleBasedStateMachine):
                 self.world.user(run.owner, *ask)
         else:
             self.model.fork(run, from_step, self.world.user(run.owner, *ask)[0]["run"]["id"])
+
+    @rule(limits=st.sampled_from([{"max_steps": 2}, {"max_steps": 3}, {}]))
+    def operator_changes_limits(self, limits: dict[str, int]) -> None:
+        """Runs that are running are judged by them at their next step."""
+        self.world.configure(limits=limits)
+        self.model.operator_limits = limits
 
     @precondition(lambda self: self.model.runs)
     @rule(data=st.data())

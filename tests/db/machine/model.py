@@ -109,10 +109,11 @@ class Run:
     def is_final(self) -> bool:
         return self.status in FINAL
 
-    def passes_limit(self, body: Entry) -> bool:
+    def passes_limit(self, body: Entry, operator: dict[str, int]) -> bool:
         steps = self.steps + len(body.get("steps", ()))
         calls = len(self.calls) + len(body.get("calls", ()))
-        return steps > self.limits.get("max_steps", 1000) or calls > self.limits.get("max_tool_calls", 1000)
+        max_steps = min(limits.get("max_steps", 1000) for limits in (self.limits, operator))
+        return steps > max_steps or calls > self.limits.get("max_tool_calls", 1000)
 
 
 @dataclass(eq=False)
@@ -141,6 +142,7 @@ class Model:
         self.budget: Budget | None = None
         self.reserved: Entry | None = None  # the answer to the last entry that asked for tokens
         self.now = 0.0
+        self.operator_limits: dict[str, int] = {}
         self.on_expiry = on_expiry
         self.approvals_needed = approvals_needed
         self.runs: dict[str, Run] = {}
@@ -369,7 +371,9 @@ class Model:
         to = body.get("transition", {}).get("to")
         intends = any(c["status"] in INTENTS for c in body.get("calls", ()))
         intends = intends or bool(body.get("starts") or body.get("reviews"))
-        stop = (intends or to == "awaiting_review") and (run.cancel or run.passes_limit(body))
+        stop = (intends or to == "awaiting_review") and (
+            run.cancel or run.passes_limit(body, self.operator_limits)
+        )
 
         run.recorded = body["seq"]
         run.attempt = 1 if body.get("steps") else run.attempt

@@ -65,13 +65,14 @@ TABLES = {
         updates={OF_OPERATORS: {SERVICE: OK}},
     ),
     "agent_definitions": Table(
-        columns="id hash agent_type version model instructions tools params limits max_attempts review_ttl created_at",
+        columns="id hash agent_type version model instructions tools params description input_schema limits max_attempts"
+        " review_ttl created_at",
         sees={SERVICE: "nobody"},
         others=REFUSED,
     ),
     "agent_executions": Table(
         columns="id user_id agent_type status input_data state result error step_count token_count created_at updated_at"
-        " completed_at tenant_id error_detail limits allowance priority wake_at idempotency_key forked_from copied_steps"
+        " completed_at tenant_id error_detail limits allowance definition_id effective_limits priority wake_at idempotency_key forked_from copied_steps"
         " copied_tokens resumed_after_step metadata attempt worker_id fence claim_seq recorded_seq cancel_requested_at outage_since started_at state_since active_ms"
         " queued_ms review_ms input_tokens output_tokens cached_tokens cost_usd reserved_tokens reserved_usd reserved_in"
         " tool_call_count tool_error_count review_count",
@@ -132,7 +133,7 @@ TABLES = {
     ),
     "agent_workers": Table(
         columns="id hostname pid version agent_types capacity in_flight lease started_at last_seen_at lease_expires_at"
-        " claim_seq draining dead_at",
+        " claim_seq draining dead_at definition_ids",
         sees={SERVICE: "nobody"},
         others=REFUSED,
     ),

@@ -20,8 +20,8 @@ _MAX_OUTPUT_BYTES_CEILING: Final = 960 * 1024
 class Limits:
     """What one run may use up. A run ends the moment it would pass one of these.
 
-    The loop looks at them before it spends, the database again when it records. A type's row and a run's own
-    ``limits`` may tighten them, never widen them.
+    The loop checks them before it spends, the database again when it records. Both enforce the run's effective
+    limits, which the database computes from these, the operator's and the run's own (docs/reference/states.md).
 
     :ivar max_steps: model decisions.
     :ivar max_tokens: input and output tokens of all steps together, as the provider bills them.
@@ -69,8 +69,9 @@ class Limits:
             )
 
     def tightened(self, effective: Mapping[str, Any]) -> Limits:
-        """These limits with the run's effective values (``Run.limits``) put over them.
+        """Return these limits with the run's effective values (``Run.limits``) in place of their own.
 
+        The database has computed the smallest of each (``runhold.effective_limits``): nothing is compared here.
         Keys that are absent or null keep the definition's value; unknown ones (newer database) are left out.
         """
         tight = copy(self)

@@ -169,7 +169,7 @@ class Run(Struct, frozen=True, kw_only=True):
     attempt: int
     input: JsonObject
     state: JsonObject
-    limits: JsonObject  # effective: definition ∧ type ∧ run; keys as in runhold.Limits
+    limits: JsonObject  # agent_executions.effective_limits; keys as in runhold.Limits
     active_ms: int
     cost_usd: float
     created_at: datetime
