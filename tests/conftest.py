@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from stack_thread import running_stack
+from supabase_project import ExternalProject, Project, Refused
 
 from runhold.local.stack import LocalStack
 from runhold.testing.chaos import ForkServer
@@ -27,25 +28,115 @@ POLL_S = "0.1"
 """Between polls of workers without Realtime: as often as wake-ups may come, so that tests take as long as with it."""
 
 
+EXTERNAL = pytest.StashKey[ExternalProject | None]()
+
+LOCAL_FIXTURES = {
+    "local_stack": "needs a local stack",
+    "postgres": "needs a PostgreSQL server of its own",
+}
+LOCAL_FOLDERS = {
+    "bench": "starts a stack of its own",
+    "browser": "starts Chromium beside the local stack",
+    "db": "needs a PostgreSQL server of its own",
+    "local": "tests the local stack itself",
+    "realtime": "tests the local stack's Realtime server",
+}
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-realtime", action="store_true", help="worker processes poll instead of listening")
+    parser.addoption(
+        "--external",
+        action="store_true",
+        help="use the project of RUNHOLD_TEST_…; an error if they are not set",
+    )
+    parser.addoption(
+        "--project-ref", metavar="REF", help="the external project that may contain runs already"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--no-realtime"):
         os.environ.update(RUNHOLD_REALTIME="0", RUNHOLD_POLL=POLL_S)
+    try:
+        config.stash[EXTERNAL] = _external_project(config)
+    except Refused as refused:
+        raise pytest.UsageError(str(refused)) from None
+
+
+def _external_project(config: pytest.Config) -> ExternalProject | None:
+    """The project that the environment names, checked. Nothing is written to one that is refused."""
+    project = ExternalProject.taken_from(os.environ, required=config.getoption("--external"))
+    if project is None:
+        return None
+    if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
+        raise Refused("Tests on an external project run in one process: leave out --numprocesses (-n).")
+    project.check(config.getoption("--project-ref"))
+    return project
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    project = config.stash[EXTERNAL]
+    return project and f"external project: {project.reference} ({project.url})"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--no-realtime"):
-        for item in items:
-            if item.get_closest_marker("realtime"):
-                item.add_marker(pytest.mark.skip(reason="about a worker's Realtime, which is off"))
+    for item in items:
+        if config.getoption("--no-realtime") and item.get_closest_marker("realtime"):
+            item.add_marker(pytest.mark.skip(reason="about a worker's Realtime, which is off"))
+        if config.stash[EXTERNAL] and (reason := _needs_local_stack(item)):
+            item.add_marker(pytest.mark.skip(reason=f"local stack only: {reason}"))
+
+
+def _needs_local_stack(item: pytest.Item) -> str | None:
+    """Why the test can't run on an external project; None if it can."""
+    if marker := item.get_closest_marker("local_stack"):
+        return str(marker.args[0])
+    if folder := next((folder for folder in LOCAL_FOLDERS if folder in item.path.parent.parts), None):
+        return LOCAL_FOLDERS[folder]
+    fixtures = getattr(item, "fixturenames", ())
+    return next((reason for name, reason in LOCAL_FIXTURES.items() if name in fixtures), None)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    project = config.stash[EXTERNAL]
+    if project is None:
+        return
+    stats = terminalreporter.stats
+    ran = sum(len(stats.get(kind, ())) for kind in ("passed", "failed"))
+    skipped = len(stats.get("skipped", ()))
+    terminalreporter.write_line(
+        f"external project {project.reference}: {ran} tests run, {skipped} skipped (reasons above)"
+    )
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[LocalStack]:
-    """The whole stack with the migrations applied, on free ports, shared by all tests that speak to the API."""
+def external(request: pytest.FixtureRequest) -> Iterator[ExternalProject | None]:
+    """The project that the environment names, left as it was found; None: the tests use local stacks."""
+    project = request.config.stash[EXTERNAL]
+    if project is None:
+        yield None
+        return
+    project.begin()
+    try:
+        yield project
+    finally:
+        changed = project.end()
+    assert not changed, f"a test did not set back: {changed}"
+
+
+@pytest.fixture(scope="session")
+def stack(external: ExternalProject | None, request: pytest.FixtureRequest) -> Project:
+    """The project with the migrations applied, shared by all tests that use the API: a local stack, or an external one.
+
+    A test that needs more than `Project` has requests `local_stack`.
+    """
+    return external or request.getfixturevalue("local_stack")
+
+
+@pytest.fixture(scope="session")
+def local_stack() -> Iterator[LocalStack]:
+    """The local stack behind `stack`, on free ports. Tests that request it are skipped on an external project."""
     with running_stack() as running:
         yield running
 

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import courier
 import psycopg
 from rebuilding import require_rebuildable
+from supabase_project import Project
 from town import Town
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import (
     CrashPoint,
@@ -98,12 +98,12 @@ class Batch:
     logs: str
 
 
-def run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
+def run_batch(stack: Project, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
     """Run the cells until every run has ended; then let suspended workers go on until they are back."""
     return asyncio.run(_run_batch(stack, forks, cells, folder))
 
 
-async def _run_batch(stack: LocalStack, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
+async def _run_batch(stack: Project, forks: ForkServer, cells: Sequence[Cell], folder: Path) -> Batch:
     async with ScriptedModel(courier.script) as model, Effects() as effects:
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}
         options = ("--capacity", "1", "--lease", str(LEASE_S))
@@ -170,14 +170,14 @@ async def _resume(fleet: Fleet) -> None:
         )
 
 
-def _all_ended(stack: LocalStack, runs: Iterable[str]) -> bool:
+def _all_ended(stack: Project, runs: Iterable[str]) -> bool:
     query = "select bool_and(completed_at is not null) from agent_executions where id = any (%s::uuid[])"
     with psycopg.connect(stack.database_url) as connection:
         row = connection.execute(query, [[*runs]]).fetchone()
     return row is not None and row[0]
 
 
-def _stories(stack: LocalStack, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _stories(stack: Project, runs: Iterable[str]) -> dict[str, dict[str, Any]]:
     """All that the database has of each run."""
     query = """
         select x.id::text, jsonb_build_object(

@@ -17,9 +17,9 @@ import psycopg
 import pytest
 import spender
 from psycopg.rows import dict_row
+from supabase_project import Project
 from town import Town
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import Fleet, ForkServer, assert_nothing_lost, eventually
 
@@ -119,8 +119,11 @@ class Bank:
         assert not self.rows("select id from agent_executions where reserved_in is not null")
 
 
+pytestmark = pytest.mark.local_stack("compares all budgets of the database")
+
+
 @pytest.fixture
-def bank(stack: LocalStack) -> Iterator[Bank]:
+def bank(stack: Project) -> Iterator[Bank]:
     """Both agents are known, with a price, and nobody has spent anything. Afterwards there is no budget any more."""
     me = {"id": str(uuid4()), "hostname": "t", "pid": 1, "version": "0", "lease_ms": 1000}
     agents = [agent.definition() for agent in (spender.failing, spender.waiting)]
@@ -202,7 +205,7 @@ async def until_all(fleet: Fleet, bank: Bank, *states: str) -> None:
 
 @pytest.mark.timeout(300)
 async def test_budgets_hold_over_workers_that_are_killed(
-    stack: LocalStack, forks: ForkServer, bank: Bank, tmp_path: Path
+    stack: Project, forks: ForkServer, bank: Bank, tmp_path: Path
 ) -> None:
     async with ScriptedModel(spender.script, latency_s=0.1, record=False) as model:
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 from matrix import KINDS, Batch, Cell, run_batch
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.testing.chaos import CrashPoint, ForkServer
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a batch waits for all of its runs
@@ -74,7 +74,7 @@ CELLS = [*cells()]
 
 
 @pytest.fixture(scope="module")
-def batch(stack: LocalStack, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+def batch(stack: Project, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return run_batch(stack, forks, CELLS, tmp_path_factory.mktemp("matrix"))
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import courier
 import postman
 import pytest
+from supabase_project import Project
 from town import Town
 
 from runhold.cli.exits import Exit
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import (
     ChaosMailbox,
@@ -182,7 +182,7 @@ def test_moments_are_read_from_requests() -> None:
 
 @asynccontextmanager
 async def fleet_of_one(
-    stack: LocalStack, forks: ForkServer, folder: Path, module: Any = courier, **sinks: Any
+    stack: Project, forks: ForkServer, folder: Path, module: Any = courier, **sinks: Any
 ) -> AsyncIterator[tuple[Fleet, Town]]:
     """One worker at work, and a town around it."""
     async with ScriptedModel(module.script) as model:
@@ -193,7 +193,7 @@ async def fleet_of_one(
             yield fleet, Town(stack, folder, model.base_url, forks)
 
 
-async def test_worker_comes_through_the_weather(stack: LocalStack, forks: ForkServer, tmp_path: Path) -> None:
+async def test_worker_comes_through_the_weather(stack: Project, forks: ForkServer, tmp_path: Path) -> None:
     async with Effects() as effects, fleet_of_one(stack, forks, tmp_path, effects=effects) as (fleet, town):
         (worker,), user = fleet.workers, await town.person()
         proxy = fleet.proxies[worker.name]
@@ -229,7 +229,7 @@ async def test_worker_comes_through_the_weather(stack: LocalStack, forks: ForkSe
 
 
 async def test_mail_is_counted_and_its_sender_killed_in_the_middle(
-    stack: LocalStack, forks: ForkServer, tmp_path: Path
+    stack: Project, forks: ForkServer, tmp_path: Path
 ) -> None:
     async with (
         ChaosMailbox() as mailbox,

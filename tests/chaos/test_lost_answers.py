@@ -8,9 +8,9 @@ from pathlib import Path
 import courier
 import pytest
 from matrix import Batch, Cell, run_batch
+from supabase_project import Project
 from town import Town
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import (
     Action,
@@ -50,7 +50,7 @@ CELLS = [*cells()]
 
 
 @pytest.fixture(scope="module")
-def batch(stack: LocalStack, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+def batch(stack: Project, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return run_batch(stack, forks, CELLS, tmp_path_factory.mktemp("answers"))
 
 
@@ -68,7 +68,7 @@ def test_nothing_is_lost_and_nothing_happens_twice(batch: Batch) -> None:
 
 
 async def test_lost_answers_of_a_worker_s_own_calls_end_with_it_at_work(
-    stack: LocalStack, forks: ForkServer, tmp_path: Path
+    stack: Project, forks: ForkServer, tmp_path: Path
 ) -> None:
     async with ScriptedModel(courier.script) as model, Effects() as effects:
         env = {**stack.env(), "OPENAI_BASE_URL": model.base_url, "OPENAI_API_KEY": "scripted"}

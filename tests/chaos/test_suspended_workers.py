@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 from matrix import Batch, Cell, run_batch
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.testing.chaos import CrashPoint, ForkServer
 
 CELLS = [
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.timeout(300)  # the first test of a batch waits for all
 
 
 @pytest.fixture(scope="module")
-def batch(stack: LocalStack, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
+def batch(stack: Project, forks: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return run_batch(stack, forks, CELLS, tmp_path_factory.mktemp("suspended"))
 
 

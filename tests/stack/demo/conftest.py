@@ -11,8 +11,8 @@ import letters
 import psycopg
 import pytest
 from shell import Runhold
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.models.inprocess import FunctionModel
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.worker import run_worker
@@ -24,7 +24,7 @@ def runhold(capsys: pytest.CaptureFixture[str], project: None) -> Runhold:
 
 
 @pytest.fixture
-def project(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(stack: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of somebody who works with the stack's project."""
     for name in ("RUNHOLD_EMAIL", "SUPABASE_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -36,7 +36,7 @@ def project(stack: LocalStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture
-def people(runhold: Runhold, stack: LocalStack, request: pytest.FixtureRequest) -> tuple[str, str]:
+def people(runhold: Runhold, stack: Project, request: pytest.FixtureRequest) -> tuple[str, str]:
     """A user and a reviewer of the letters, both signed in; the user acts unless told otherwise."""
     user, reviewer = (f"{name}-{abs(hash(request.node.nodeid))}@example.org" for name in ("user", "reviewer"))
     said = runhold("login", reviewer, "--sign-up", "--json")
@@ -51,7 +51,7 @@ def people(runhold: Runhold, stack: LocalStack, request: pytest.FixtureRequest) 
 
 
 @pytest.fixture(scope="module")
-def worker(stack: LocalStack) -> Iterator[None]:
+def worker(stack: Project) -> Iterator[None]:
     """A worker for the letters."""
     config = WorkerConfig(
         url=stack.url,

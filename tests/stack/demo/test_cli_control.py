@@ -11,9 +11,8 @@ import letters
 import psycopg
 import pytest
 from shell import Runhold
+from supabase_project import Project
 from town import PATIENCE_S
-
-from runhold.local.stack import LocalStack
 
 People = tuple[str, str]
 
@@ -40,7 +39,7 @@ def review_of(runhold: Runhold, run: str) -> str:
 
 
 @contextmanager
-def letting_go_when_cancelled(stack: LocalStack, run: str) -> Iterator[None]:
+def letting_go_when_cancelled(stack: Project, run: str) -> Iterator[None]:
     """The tool that holds goes on once the run is told to stop: it finishes after the request."""
 
     def watch() -> None:
@@ -73,7 +72,7 @@ def test_a_run_for_later_waits_and_can_be_cancelled(runhold: Runhold) -> None:
 
 @pytest.mark.usefixtures("worker", "people")
 def test_what_is_said_to_a_living_run_is_read_and_can_be_looked_up(
-    runhold: Runhold, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+    runhold: Runhold, stack: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = submit(runhold, "hold")
     assert letters.HOLDING.wait(PATIENCE_S)
@@ -105,7 +104,7 @@ def test_what_is_said_to_a_living_run_is_read_and_can_be_looked_up(
 
 
 @pytest.mark.usefixtures("worker", "people")
-def test_a_cancel_that_waits_says_what_finished_after_it(runhold: Runhold, stack: LocalStack) -> None:
+def test_a_cancel_that_waits_says_what_finished_after_it(runhold: Runhold, stack: Project) -> None:
     run = submit(runhold, "stay")
     assert letters.HOLDING.wait(PATIENCE_S)
     with letting_go_when_cancelled(stack, run):
@@ -185,7 +184,7 @@ def test_a_nudge_is_part_of_the_story(runhold: Runhold) -> None:
 
 
 @pytest.mark.usefixtures("worker", "people")
-def test_the_kill_switch(runhold: Runhold, stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kill_switch(runhold: Runhold, stack: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     [listed] = [row for row in runhold("agents", "--json").json if row["name"] == "letters"]
     assert (listed["enabled"], listed["description"]) == (True, "Writes letters, and sends them.")
     no_operator = runhold("agents", "disable", "letters")

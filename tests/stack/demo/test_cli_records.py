@@ -9,8 +9,7 @@ import letters
 import psycopg
 import pytest
 from shell import Runhold
-
-from runhold.local.stack import LocalStack
+from supabase_project import Project
 
 People = tuple[str, str]
 
@@ -33,7 +32,7 @@ def test_a_run_is_exported_and_verified(
     runhold: Runhold,
     run: str,
     people: People,
-    stack: LocalStack,
+    stack: Project,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -103,7 +102,7 @@ def test_owners_export_theirs_and_strangers_none(runhold: Runhold, run: str) -> 
 
 
 def test_old_runs_are_deleted(
-    runhold: Runhold, run: str, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+    runhold: Runhold, run: str, stack: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert runhold("prune", "--older-than", "90 days").status == 2
     assert runhold("prune", "--older-than", "90d").status == 4  # no key here

@@ -20,7 +20,7 @@ import pytest
 PATIENCE_S = 90
 COMMAND = [sys.executable, "-m", "runhold", "demo", "--port", "0"]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.local_stack("the demo starts a stack of its own")]
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,16 @@ import clerk
 import psycopg
 import pytest
 from rebuilding import require_rebuildable
+from supabase_project import Project, forget_runs
 from town import Town
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import ForkServer
 
 
 @pytest.fixture
 async def town(
-    stack: LocalStack, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stack: Project, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Town]:
     """Everybody leaves at the end, and no process stays."""
     monkeypatch.setenv("CLERK_FOLDER", str(tmp_path))
@@ -33,13 +33,11 @@ async def town(
             for client in made.clients:
                 await client.remove_all_channels()
             require_rebuildable(stack, model, "clerk")
-            # what this test left in the queue is not for the next one's workers
-            with psycopg.connect(stack.database_url, autocommit=True) as connection:
-                connection.execute("delete from agent_executions")
+            forget_runs(stack)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def clerk_is_known(stack: LocalStack) -> None:
+def clerk_is_known(stack: Project) -> None:
     """Runs may be inserted before any worker has started."""
     definition = json.dumps([clerk.agent.definition()])
     worker = json.dumps(

@@ -12,9 +12,9 @@ import pytest
 import trickster
 from postgrest import APIError
 from rebuilding import require_rebuildable
+from supabase_project import Project
 from town import Town, eventually
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 from runhold.testing.chaos import ForkServer
 
@@ -22,7 +22,7 @@ DONE = ["Done.", []]
 
 
 @pytest.fixture
-async def tricks(stack: LocalStack, forks: ForkServer, tmp_path: Path) -> AsyncIterator[Town]:
+async def tricks(stack: Project, forks: ForkServer, tmp_path: Path) -> AsyncIterator[Town]:
     """A town whose one worker has the trickster."""
     async with ScriptedModel(trickster.script) as model:
         made = Town(stack, tmp_path, model.base_url, forks)

@@ -9,8 +9,7 @@ import httpx
 import psycopg
 import pytest
 from preload import safe_update_library
-
-from runhold.local.stack import LocalStack
+from supabase_project import Project
 
 FORMS = {
     "plpgsql": "language plpgsql as $$begin update runhold.liveness set one = true {where}; return 1; end$$",
@@ -20,10 +19,11 @@ FORMS = {
 }
 
 
+@pytest.mark.local_stack("the rule is loaded by the tests' own stack")
 @pytest.mark.skipif(safe_update_library() is None, reason="no C compiler: pg-safeupdate's rule is not loaded")
 @pytest.mark.parametrize("form", FORMS)
 def test_the_api_refuses_an_update_or_delete_without_where_in_a_definers_function(
-    stack: LocalStack, form: str
+    stack: Project, form: str
 ) -> None:
     headers = {"apikey": stack.secret_key, "Content-Profile": "public"}
     with (

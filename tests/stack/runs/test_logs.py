@@ -8,15 +8,15 @@ from pathlib import Path
 import leaky
 import pytest
 from rebuilding import require_rebuildable
+from supabase_project import Project
 from town import Town, eventually
 
-from runhold.local.stack import LocalStack
 from runhold.testing import ScriptedModel
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 async def test_secrets_are_in_no_line_whoever_logs_them(
-    stack: LocalStack, town: Town, log_format: str, tmp_path: Path
+    stack: Project, town: Town, log_format: str, tmp_path: Path
 ) -> None:
     secrets = {**stack.env(), "OPENAI_API_KEY": "sk-planted-0123456789"}
     async with ScriptedModel(leaky.script) as model:

@@ -43,7 +43,7 @@ def verify_of_the_guide() -> Any:
 def untold(town: Town) -> Any:
     """Types of later tests tell nobody."""
     yield
-    sql(town, "update agent_types set notify = null")
+    sql(town, "update agent_types set notify = null where name = %s", clerk.agent.type)
 
 
 @pytest.mark.usefixtures("untold")

@@ -23,6 +23,7 @@ import pytest
 from postgrest import APIError
 from rebuilding import require_rebuildable
 from stack_thread import on_its_loop, running_stack
+from supabase_project import Project, forget_runs
 from test_runs import decide, open_review
 from town import Town, eventually
 
@@ -35,15 +36,25 @@ SEND = ["call", "send", {"to": "ada", "text": "hello"}]
 
 
 @pytest.fixture(scope="module")
-def own_stack() -> Iterator[LocalStack]:
-    """A stack that may be broken."""
+def own_stack(external: Project | None) -> Iterator[Project]:
+    """A stack that may be broken; an external project may not."""
+    if external is not None:
+        yield external
+        return
     with running_stack(durable=True) as stack:
         yield stack
 
 
 @pytest.fixture
+def breakable(own_stack: Project) -> LocalStack:
+    """The same stack with its parts, for tests with the marker `local_stack`."""
+    assert isinstance(own_stack, LocalStack)
+    return own_stack
+
+
+@pytest.fixture
 async def town(
-    own_stack: LocalStack, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_stack: Project, forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Town]:
     """A town on that stack. Whatever a test stopped goes on at its end, and no process stays."""
     monkeypatch.setenv("CLERK_FOLDER", str(tmp_path))
@@ -64,11 +75,11 @@ async def town(
             for client in made.clients:
                 await client.remove_all_channels()
             require_rebuildable(own_stack, model, "clerk")
-            sql(own_stack, "delete from agent_executions")
-            sql(own_stack, "update agent_types set approval_tools = '{}'")
+            forget_runs(own_stack)
+            sql(own_stack, "update agent_types set approval_tools = '{}' where name = 'clerk'")
 
 
-def sql(stack: LocalStack, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+def sql(stack: Project, statement: str, *values: Any) -> list[tuple[Any, ...]]:
     """Run one statement as the owner of the tables."""
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         cursor = connection.execute(statement, values)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -83,14 +94,17 @@ async def call_rows(user: Any, run_id: str) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------- parts of the stack
 
 
-async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(town: Town) -> None:
+@pytest.mark.local_stack("freezes the API")
+async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(
+    town: Town, breakable: LocalStack
+) -> None:
     worker = town.worker(lease_s=2)
     user, reviewer = await town.person(), await town.reviewer()
     plain = await town.submit(user, ["call", "hold_idempotent", {"name": "i"}], ["say", "Done."])
     risky = await town.submit(user, ["call", "hold_unsafe", {"name": "u"}], ["say", "Done."])
     await town.holding("i")
     await town.holding("u")
-    async with town.stack.api.frozen():
+    async with breakable.api.frozen():
         await eventually(lambda: "the lease is lost" in worker.log, "the loss of the lease")
     town.let_go("i")
     row = await town.until(user, plain, "completed")
@@ -105,7 +119,10 @@ async def test_api_that_hangs_for_longer_than_the_lease_costs_the_runs_nothing(t
     town.let_go("u")
 
 
-async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_storm(town: Town) -> None:
+@pytest.mark.local_stack("freezes the API")
+async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_storm(
+    town: Town, breakable: LocalStack
+) -> None:
     """Two workers, runs in every state, and a database that nobody reaches for longer than all leases."""
     lease_s = 2.0
     async with CountingProxy(town.stack) as proxy:
@@ -124,7 +141,7 @@ async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_
             await town.holding(name)
         proxy.asked.clear()
         began = time.monotonic()
-        async with town.stack.api.frozen():
+        async with breakable.api.frozen():
             waiting = asyncio.gather(
                 *(eventually(lambda w=w: "the lease is lost" in w.log, "a lost lease") for w in workers)
             )
@@ -155,11 +172,14 @@ async def test_outage_of_two_leases_ends_no_run_repeats_no_effect_and_starts_no_
 
 
 @pytest.mark.realtime
-async def test_runs_start_by_polling_while_realtime_hangs_and_by_push_when_it_is_back(town: Town) -> None:
+@pytest.mark.local_stack("freezes Realtime")
+async def test_runs_start_by_polling_while_realtime_hangs_and_by_push_when_it_is_back(
+    town: Town, breakable: LocalStack
+) -> None:
     worker = town.worker(lease_s=2)
     user = await town.person()
     await town.until(user, await town.submit(user, ["say", "a"]), "completed")
-    async with town.stack.realtime.frozen():
+    async with breakable.realtime.frozen():
         await eventually(lambda: "Realtime is not heard" in worker.log, "the worker to notice")
         await town.until(user, await town.submit(user, ["say", "b"]), "completed")
         polled = worker.log.count("by poll")
@@ -275,7 +295,7 @@ async def test_hundred_runs_survive_a_killing_every_second(town: Town) -> None:
     for _ in range(3):
         town.worker("--capacity", "16", lease_s=2)
     user = await town.person()
-    sql(town.stack, "update agent_types set max_attempts = 100")
+    sql(town.stack, "update agent_types set max_attempts = 100 where name = 'clerk'")
     ids = [
         await town.submit(
             user, *(["call", "save", {"name": f"{n}-{step}"}] for step in range(4)), ["say", "x"]
@@ -299,7 +319,7 @@ async def test_hundred_runs_survive_a_killing_every_second(town: Town) -> None:
 class CountingProxy:
     """Between a worker and the API: counts what is asked."""
 
-    def __init__(self, stack: LocalStack) -> None:
+    def __init__(self, stack: Project) -> None:
         self.asked: Counter[str] = Counter()
         self._upstream = int(stack.url.rsplit(":", 1)[1])
 
@@ -328,6 +348,7 @@ class CountingProxy:
             writer.close()
 
 
+@pytest.mark.local_stack("counts requests on a plain connection to loopback")
 @pytest.mark.realtime  # how rarely it polls while it hears
 async def test_idle_worker_asks_little_and_says_no_secret(town: Town) -> None:
     async with CountingProxy(town.stack) as proxy:
@@ -359,7 +380,10 @@ def cpu_s(pid: int) -> float:
 # ------------------------------------------------------------------------- last, because it breaks the most
 
 
-async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(town: Town) -> None:
+@pytest.mark.local_stack("crashes PostgreSQL")
+async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(
+    town: Town, breakable: LocalStack
+) -> None:
     worker = town.worker(lease_s=10)
     user = await town.person()
     ids = [
@@ -373,10 +397,10 @@ async def test_database_that_crashes_loses_no_run_and_doubles_no_effect(town: To
     ]
     for n in range(4):
         await town.holding(f"d{n}")
-    await on_its_loop(town.stack, town.stack.postgres.stop(immediate=True))
+    await on_its_loop(breakable, breakable.postgres.stop(immediate=True))
     for n in range(4):
         town.let_go(f"d{n}")
-    await on_its_loop(town.stack, town.stack.postgres.start())
+    await on_its_loop(breakable, breakable.postgres.start())
     for run_id in ids:
         await town.until(user, run_id, "completed")
     assert Counter(kind for kind, _ in town.ledger) == {"save": 4, "hold": 4}

@@ -10,19 +10,19 @@ import teller
 from cryptography.fernet import Fernet
 from psycopg import sql
 from rebuilding import require_rebuildable
+from supabase_project import Project as SupabaseProject
 from town import Town, eventually
 
 from runhold.cli.project import Project
 from runhold.cli.service import as_service
 from runhold.errors import ConfigError
-from runhold.local.stack import LocalStack
 from runhold.store.redact import Vault
 from runhold.testing import ScriptedModel
 
 PLANTED = (teller.CARD, teller.STREET)
 
 
-def tables_with(stack: LocalStack, text: str) -> list[str]:
+def tables_with(stack: SupabaseProject, text: str) -> list[str]:
     """Every table of the database with ``text`` in a row."""
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         names = connection.execute(
@@ -39,7 +39,7 @@ def tables_with(stack: LocalStack, text: str) -> list[str]:
 
 
 async def test_redacted_values_are_in_no_row_and_no_log_of_a_run_that_survives(
-    stack: LocalStack, town: Town, monkeypatch: pytest.MonkeyPatch
+    stack: SupabaseProject, town: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, newer = (Fernet.generate_key().decode() for _ in range(2))
     async with ScriptedModel(teller.script) as model:

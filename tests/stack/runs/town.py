@@ -12,8 +12,8 @@ from typing import Any
 import clerk
 import psycopg
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.testing.chaos import PATIENCE_S, ForkServer, WorkerProcess, eventually
 
 __all__ = ["PATIENCE_S", "Town", "eventually"]
@@ -25,7 +25,7 @@ _numbers = itertools.count(1)
 class Town:
     """The stack and everybody in it."""
 
-    stack: LocalStack
+    stack: Project
     folder: Path
     model_url: str
     forks: ForkServer

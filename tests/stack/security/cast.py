@@ -12,13 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
 from postgrest import APIError
-from psycopg.types.json import Jsonb
 from supabase import Client, ClientOptions, create_client
+from supabase_project import Project, forget_runs
 from world import DEFINITION, Row, World, call, question, result, step
-
-from runhold.local.stack import LocalStack
 
 SIGNED_IN = ("owner", "colleague", "stranger", "reviewer", "other_reviewer", "operator")
 CALLERS = ("anon", *SIGNED_IN, "service", "worker")
@@ -50,7 +47,7 @@ class Person:
 class Cast:
     """All callers. ``clients`` has one per caller, ``people`` those who signed in."""
 
-    stack: LocalStack
+    stack: Project
     people: dict[str, Person] = field(default_factory=dict[str, Person])
     clients: dict[str, Client] = field(default_factory=dict[str, Client])
 
@@ -76,25 +73,22 @@ class Cast:
         return self.stack.secret_key if caller == "service" else self.stack.publishable_key
 
     def join(self, name: str, tenant: str | None = None, **metadata: Any) -> Person:
-        """Sign somebody up, as a frontend does. A tenant is given by whoever holds the database, and is in the token
+        """Sign somebody up, as a frontend does. A tenant is given by whoever holds the secret key, and is in the token
         from the next sign-in on. ``metadata`` is what people may say about themselves."""
         client = new_client(self.stack.url, self.stack.publishable_key)
         email = f"{name}-{os.getpid()}-{next(_numbers)}@example.org"
         signed_up = client.auth.sign_up({"email": email, "password": PASSWORD, "options": {"data": metadata}})
         assert signed_up.user is not None
         if tenant is not None:
-            with psycopg.connect(self.stack.superuser_url, autocommit=True) as connection:
-                connection.execute(
-                    "update auth.users set raw_app_meta_data = raw_app_meta_data || %s where id = %s",
-                    [Jsonb({"tenant_id": tenant}), signed_up.user.id],
-                )
+            service = new_client(self.stack.url, self.stack.secret_key)
+            service.auth.admin.update_user_by_id(signed_up.user.id, {"app_metadata": {"tenant_id": tenant}})
             signed_up = client.auth.sign_in_with_password({"email": email, "password": PASSWORD})
         assert signed_up.user is not None
         assert signed_up.session is not None
         return Person(signed_up.user.id, client, signed_up.session.access_token)
 
     @classmethod
-    def assembled(cls, stack: LocalStack) -> Cast:
+    def assembled(cls, stack: Project) -> Cast:
         """Sign everybody up and appoint those who decide."""
         cast = cls(stack)
         cast.clients["anon"] = new_client(stack.url, stack.publishable_key)
@@ -235,14 +229,17 @@ class Vault:
 
     def tidied(self) -> None:
         """Delete the runs that a test started."""
-        self.world.sql("delete from agent_executions where id <> all (%s::uuid[])", [*self.runs.values()])
+        forget_runs(self.cast.stack, keep=self.runs.values())
 
     def emptied(self) -> None:
         """Leave nothing behind for other tests."""
-        self.world.sql("delete from agent_executions")
+        forget_runs(self.cast.stack)
         self.world.sql("delete from agent_workers where id = %s", self.worker_id)
-        for table in ("agent_budgets", "agent_usage", "model_prices", "agent_metrics_hourly"):
-            self.world.sql(f"delete from {table}")
+        for name in WITH_RUNS:
+            self.world.sql("delete from agent_budgets where scope_key = %s", self.cast.id_of(name))
+            self.world.sql("delete from agent_usage where scope_key = %s", self.cast.id_of(name))
+        self.world.sql("delete from model_prices where model = 'm'")
+        self.world.sql("delete from agent_metrics_hourly where measure = 'seeded'")
 
 
 @dataclass

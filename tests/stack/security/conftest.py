@@ -8,20 +8,22 @@ from contextlib import closing
 import pytest
 from cast import Cast, Vault
 from stack_thread import running_stack
+from supabase_project import Project
 from world import World
-
-from runhold.local.stack import LocalStack
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[LocalStack]:
-    """Nobody else's tables, functions or rows are in it."""
+def stack(external: Project | None) -> Iterator[Project]:
+    """Nobody else's tables, functions or rows are in it, unless it is an external project."""
+    if external is not None:
+        yield external
+        return
     with running_stack() as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def cast(stack: LocalStack) -> Cast:
+def cast(stack: Project) -> Cast:
     return Cast.assembled(stack)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 import httpx
 import pytest
 from cast import Cast, Vault, called
 from postgrest import APIError
-from world import World
 
 REFUSED = "42501"
 OUTSIDERS = ("anon", "colleague", "stranger", "other_reviewer")
@@ -47,10 +45,8 @@ def test_nobody_gives_themselves_a_tenant(cast: Cast, vault: Vault) -> None:
     }
     outsider = cast.join("outsider", **forged)
     outsider.client.auth.update_user({"data": {**forged, "again": True}})
-    with closing(World(cast.stack.superuser_url)) as superuser:
-        assert "tenant_id" not in superuser.one(
-            "select raw_app_meta_data from auth.users where id = %s", outsider.id
-        )
+    app_metadata = vault.world.one("select raw_app_meta_data from auth.users where id = %s", outsider.id)
+    assert "tenant_id" not in app_metadata
     outsider.client.auth.refresh_session()
     run = {"agent_type": "vault", "input_data": {}}
     by_insert: Any = outsider.client.table("agent_executions").insert(run).execute().data[0]

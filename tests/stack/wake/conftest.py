@@ -6,24 +6,21 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from earshot import Earshot, listening
 from misbehaving import Misbehaving
+from supabase import create_client
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.runtime import claims, heartbeat, realtime, wake
 
 
 @pytest.fixture(scope="session")
-def user(stack: LocalStack) -> UUID:
+def user(stack: Project) -> UUID:
     """Whom the runs belong to."""
-    user = uuid4()
-    with psycopg.connect(stack.superuser_url, autocommit=True) as connection:
-        connection.execute(
-            "insert into auth.users (id, email) values (%s, %s)", [user, f"{user}@example.org"]
-        )
-    return user
+    client = create_client(stack.url, stack.secret_key)
+    made = client.auth.admin.create_user({"email": f"{uuid4()}@example.org", "email_confirm": True})
+    return UUID(made.user.id)
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +38,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def middle(stack: LocalStack) -> AsyncIterator[Misbehaving]:
+async def middle(stack: Project) -> AsyncIterator[Misbehaving]:
     async with Misbehaving(stack.url).serving() as middle:
         yield middle
 
 
 @pytest.fixture
-async def ear(stack: LocalStack, middle: Misbehaving, user: UUID) -> AsyncIterator[Earshot]:
+async def ear(stack: Project, middle: Misbehaving, user: UUID) -> AsyncIterator[Earshot]:
     """A worker that hears."""
     async with listening(stack, middle, user) as ear:
         await ear.heard()
@@ -55,7 +52,7 @@ async def ear(stack: LocalStack, middle: Misbehaving, user: UUID) -> AsyncIterat
 
 
 @pytest.fixture(autouse=True)
-def calm(stack: LocalStack, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def calm(stack: Project, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Whatever Realtime does, nothing raises in a worker, and no log says the key, however much is logged."""
     caplog.set_level(logging.DEBUG)
     yield

@@ -11,9 +11,9 @@ from uuid import UUID
 
 import psycopg
 from misbehaving import Misbehaving
+from supabase_project import Project, forget_runs
 
 from runhold import Agent
-from runhold.local.stack import LocalStack
 from runhold.models.inprocess import FunctionModel
 from runhold.runtime.claims import Claimer
 from runhold.runtime.config import WorkerConfig
@@ -88,7 +88,7 @@ class Earshot:
 
 @asynccontextmanager
 async def listening(
-    stack: LocalStack, middle: Misbehaving, user: UUID, *, poll_s: float = 0.2
+    stack: Project, middle: Misbehaving, user: UUID, *, poll_s: float = 0.2
 ) -> AsyncIterator[Earshot]:
     """A session at work until the end of the block; it must not end by itself."""
     config = WorkerConfig(
@@ -119,4 +119,4 @@ async def listening(
             stop.set()
             await asyncio.wait_for(work, PATIENCE_S)
             await gateway.aclose()
-            await database.execute("delete from agent_executions")
+            await asyncio.to_thread(forget_runs, stack)

@@ -14,10 +14,10 @@ import jwt
 import psycopg
 import pytest
 from misbehaving import Misbehaving, is_broadcast
+from supabase_project import Project
 
 from runhold.cli import checkup
 from runhold.cli.app import run
-from runhold.local.stack import LocalStack
 from runhold.runtime import registration
 from runhold.testing.mailbox import Mailbox
 
@@ -26,7 +26,7 @@ Doctor = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 
 @pytest.fixture
 def doctor(
-    stack: LocalStack,
+    stack: Project,
     middle: Misbehaving,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -55,7 +55,7 @@ def doctor(
 
 
 async def test_all_is_well_and_nothing_stays(
-    doctor: Doctor, stack: LocalStack, capsys: pytest.CaptureFixture[str]
+    doctor: Doctor, stack: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status, found = await doctor(OPENAI_API_KEY="")
     assert status == 0
@@ -85,7 +85,7 @@ NOTIFY = {
 }
 
 
-async def test_a_worker_that_can_not_tell_reviewers_is_found(doctor: Doctor, stack: LocalStack) -> None:
+async def test_a_worker_that_can_not_tell_reviewers_is_found(doctor: Doctor, stack: Project) -> None:
     complete = {
         "OPENAI_API_KEY": "",
         "RUNHOLD_WORKER_TOKEN": "",  # it may not see what types want
@@ -160,7 +160,7 @@ def signed(secret: str, **claims: Any) -> str:
     return jwt.encode(given, secret, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
 
 
-async def test_a_token_that_ends_soon_is_degraded(doctor: Doctor, stack: LocalStack) -> None:
+async def test_a_token_that_ends_soon_is_degraded(doctor: Doctor, stack: Project) -> None:
     token = signed(stack.jwt_secret, exp=int(time.time()) + 6 * 86400)
     status, found = await doctor(RUNHOLD_WORKER_TOKEN=token, SUPABASE_SECRET_KEY="", OPENAI_API_KEY="")
     assert status == 8
@@ -169,7 +169,7 @@ async def test_a_token_that_ends_soon_is_degraded(doctor: Doctor, stack: LocalSt
     assert set(others.values()) == {"ok", "skipped"}, others
 
 
-async def test_a_token_that_ended_is_unreachable(doctor: Doctor, stack: LocalStack) -> None:
+async def test_a_token_that_ended_is_unreachable(doctor: Doctor, stack: Project) -> None:
     status, found = await doctor(RUNHOLD_WORKER_TOKEN=signed(stack.jwt_secret, exp=int(time.time()) - 60))
     assert status == 4
     assert "RUNHOLD_WORKER_TOKEN ended on" in found["error"]["says"]
@@ -204,7 +204,7 @@ async def test_a_signing_key_that_the_project_does_not_know_fails(doctor: Doctor
 
 @pytest.mark.parametrize("swapped", ["SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY"])
 async def test_a_key_in_the_other_s_place_is_unreachable(
-    doctor: Doctor, stack: LocalStack, swapped: str
+    doctor: Doctor, stack: Project, swapped: str
 ) -> None:
     wrong = stack.secret_key if swapped == "SUPABASE_PUBLISHABLE_KEY" else stack.publishable_key
     status, found = await doctor(**{"RUNHOLD_WORKER_TOKEN": "", swapped: wrong})

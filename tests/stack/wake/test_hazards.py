@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from earshot import Earshot, listening
 from misbehaving import Misbehaving, is_broadcast, is_wake
+from supabase_project import Project
 
-from runhold.local.stack import LocalStack
 from runhold.runtime import claims, wake
 from runhold.testing.chaos.patience import eventually
 
@@ -214,9 +214,7 @@ async def test_a_socket_that_freezes_is_found_out(ear: Earshot) -> None:
     await ear.push_works()
 
 
-async def test_heartbeats_without_answers_do_no_harm(
-    stack: LocalStack, middle: Misbehaving, user: UUID
-) -> None:
+async def test_heartbeats_without_answers_do_no_harm(stack: Project, middle: Misbehaving, user: UUID) -> None:
     lost: list[dict[str, Any]] = []
 
     def loses(frame: dict[str, Any]) -> bool:
@@ -244,7 +242,7 @@ async def test_a_connection_that_joins_and_brings_nothing_is_not_believed(ear: E
 
 
 async def test_what_was_inserted_between_the_join_and_the_first_event_is_found(
-    stack: LocalStack, middle: Misbehaving, user: UUID
+    stack: Project, middle: Misbehaving, user: UUID
 ) -> None:
     lost: list[dict[str, Any]] = []
 
@@ -384,7 +382,7 @@ async def test_workers_publish_no_table(ear: Earshot) -> None:
 
 
 async def test_connections_are_replaced_as_planned_and_no_run_waits(
-    stack: LocalStack, middle: Misbehaving, user: UUID, monkeypatch: pytest.MonkeyPatch
+    stack: Project, middle: Misbehaving, user: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wake, "RECYCLE_S", 0.4)
     async with listening(stack, middle, user, poll_s=60) as ear:  # whatever is found is found by push
@@ -396,7 +394,7 @@ async def test_connections_are_replaced_as_planned_and_no_run_waits(
         assert ear.claimer.found["poll"] == 0
 
 
-async def test_the_key_was_on_the_wire(ear: Earshot, stack: LocalStack) -> None:
+async def test_the_key_was_on_the_wire(ear: Earshot, stack: Project) -> None:
     """What the fixture ``calm`` looks for in the logs of every test here was there to be logged."""
     token = stack.env()["RUNHOLD_WORKER_TOKEN"]
     assert token.startswith("eyJ")
