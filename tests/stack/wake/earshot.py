@@ -15,6 +15,7 @@ from supabase_project import Project, forget_runs
 
 from runhold import Agent
 from runhold.models.inprocess import FunctionModel
+from runhold.runtime.access import KeptAccess
 from runhold.runtime.claims import Claimer
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.registration import register
@@ -99,13 +100,13 @@ async def listening(
         lease_s=LEASE_S,
         poll_s=poll_s,
     )
-    stop = asyncio.Event()
-    gateway = await Gateway.open(stack.url, config.access)
+    stop, access = asyncio.Event(), KeptAccess(config)
+    gateway = await Gateway.open(stack.url, access)
     model = FunctionModel(lambda messages, tools: say("done"), record=False)
     agents = {AGENT.type: AGENT}
-    open_heartbeat = partial(Gateway.open, stack.url, config.access, connections=1)
+    open_heartbeat = partial(Gateway.open, stack.url, access, connections=1)
     async with (
-        _equipment(config, [AGENT], model) as equipment,
+        _equipment(config, access, [AGENT], model) as equipment,
         await psycopg.AsyncConnection.connect(stack.database_url, autocommit=True) as database,
     ):
         registered = await register(config, agents, gateway, version="0", stop=stop, for_the_first_time=True)
