@@ -32,7 +32,7 @@ def dev(
     """A whole Supabase on your machine, and your worker beside it, until Ctrl-C.
 
     Applies Runhold's migrations, those in supabase/migrations/ and a migration.sql beside the agent. The database
-    stays in .runhold/.
+    stays in .runhold/. Migrations that you add while it runs are applied at once.
     The worker starts anew whenever a .py file in the agent's folder changes.
     Without OPENAI_API_KEY and OPENAI_BASE_URL a file script.py beside the agent plays the model, if there is one.
 

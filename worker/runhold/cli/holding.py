@@ -19,6 +19,7 @@ from runhold.cli.project import LOCAL_FOLDER
 from runhold.cli.render import fields
 from runhold.local.child import Child
 from runhold.local.errors import ChildEnded
+from runhold.local.follow import follow_migrations
 from runhold.local.stack import LocalStack, StackOptions
 from runhold.models.scripted import ScriptedModel
 
@@ -43,7 +44,7 @@ async def hold(module: Path | None, *, port: int, reload: bool) -> None:
             say(
                 "No agent here yet: write agent.py and start again, or give its path: runhold dev path/to/agent.py."
             )
-            await stack.wait()
+            await _first_end(*_holding(stack))
             return
         await make_tables(stack.database_url, module.parent)
         environment = {**stack.env(), **await _scripted_model(parts, module)}
@@ -51,8 +52,21 @@ async def hold(module: Path | None, *, port: int, reload: bool) -> None:
         await parts.enter_async_context(tailing(log, _tell))
         await _first_end(
             asyncio.create_task(_work(module, environment, log, reload=reload), name="worker"),
-            asyncio.create_task(stack.wait(), name="stack"),
+            *_holding(stack),
         )
+
+
+def _holding(stack: LocalStack) -> tuple[asyncio.Task[None], ...]:
+    """Wait for the stack's end, and apply the project's new migrations until then."""
+    migrations = follow_migrations(stack.database_url, stack.options.project, _tell_migration)
+    return (
+        asyncio.create_task(stack.wait(), name="stack"),
+        asyncio.create_task(migrations, name="migrations"),
+    )
+
+
+def _tell_migration(sentence: str) -> None:
+    say(Text(f"migrations │ {sentence}"))
 
 
 async def _first_end(*tasks: asyncio.Task[None]) -> None:

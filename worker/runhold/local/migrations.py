@@ -34,15 +34,9 @@ async def apply_project(database_url: str, project: Project, *, seed: bool = Tru
     `database_url`: of role postgres. Answers the migrations applied now. Raises MigrationFailed; files before the
     failing one stay applied.
     """
-    try:
-        connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True)
-    except psycopg.OperationalError as error:
-        raise StackError(f"The database cannot be reached: {error}") from error
-    async with connection:
+    async with await _connect(database_url) as connection:
         await connection.execute("select pg_advisory_lock(%s)", [LOCK_ID])
-        await connection.execute(HISTORY)
-        rows = await connection.execute("select version from supabase_migrations.schema_migrations")
-        recorded = {str(version) for (version,) in await rows.fetchall()}
+        recorded = await _recorded(connection)
         applied: list[Migration] = []
         for migration in project.migrations:
             if migration.version not in recorded:
@@ -51,6 +45,25 @@ async def apply_project(database_url: str, project: Project, *, seed: bool = Tru
         if seed and project.seed is not None:
             await _seed(connection, project.seed)
         return applied
+
+
+async def recorded_statements(database_url: str) -> dict[str, list[str] | None]:
+    """The statements of each applied migration, by its version; None where they were not recorded."""
+    async with await _connect(database_url) as connection:
+        return await _recorded(connection)
+
+
+async def _connect(database_url: str) -> psycopg.AsyncConnection:
+    try:
+        return await psycopg.AsyncConnection.connect(database_url, autocommit=True)
+    except psycopg.OperationalError as error:
+        raise StackError(f"The database cannot be reached: {error}") from error
+
+
+async def _recorded(connection: psycopg.AsyncConnection) -> dict[str, list[str] | None]:
+    await connection.execute(HISTORY)
+    rows = await connection.execute("select version, statements from supabase_migrations.schema_migrations")
+    return {str(version): statements for version, statements in await rows.fetchall()}
 
 
 async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> None:
