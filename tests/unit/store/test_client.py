@@ -51,7 +51,7 @@ GATEWAY_STATUSES = (
 )  # fmt: skip
 PASSING_CODES = (
     "08006", "25006", "28000", "28P01", "3D000", "3F000", "40001", "40P01", "42501", "42883", "42P01", "42703", "53100",
-    "53200", "53300", "53400", "55P03", "57014", "57P01", "57P03", "58000", "58030", "XX000", "XX001", "F0000",
+    "53200", "53300", "53400", "54000", "54001", "55P03", "57014", "57P01", "57P03", "58000", "58030", "XX000", "XX001", "F0000",
     "PGRST000", "PGRST001", "PGRST002", "PGRST003", "PGRST106", "PGRST202", "PGRST203", "PGRST300", "PGRST301",
     "PGRST302", "PGRST303", "PGRSTX00",
 )  # fmt: skip
@@ -140,7 +140,7 @@ async def test_one_attempt_is_one_attempt(rpc: Rpc, route: respx.Route) -> None:
 
 
 @respx.mock
-@pytest.mark.parametrize("code", ["RH005", "22P05", "22023", "23505", "P0001", "54000", "PGRST102"])
+@pytest.mark.parametrize("code", ["RH005", "22P05", "22023", "23505", "P0001", "PGRST102"])
 async def test_a_refusal_keeps_its_code_and_hint_and_is_not_repeated(
     rpc: Rpc, route: respx.Route, code: str
 ) -> None:

@@ -37,6 +37,7 @@ DEFINITION = uuid4()
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "BACKOFF_BASE_S", 0.0)
     monkeypatch.setattr(run_log, "BUSY_PAUSE_S", (0.0, 0.001))
+    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
 
 
 @pytest.fixture
@@ -509,9 +510,8 @@ def _firewall(database: FakeDatabase, rejects: Any, *, after: bool = False) -> l
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("stored", [False, True], ids=["request", "answer"])
 async def test_a_run_whose_content_a_gateway_rejects_fails_and_no_other(
-    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch, alone: bool, stored: bool
+    database: FakeDatabase, alone: bool, stored: bool
 ) -> None:
-    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
     _firewall(database, lambda body: b"poison" in body, after=stored)
     async with _writing(database) as writer:
         bad, run = _open(database, writer)
@@ -536,10 +536,7 @@ async def test_a_run_whose_content_a_gateway_rejects_fails_and_no_other(
     assert all("poison" in str(entry) for entry in run.entries[1:2]) is stored
 
 
-async def test_the_end_of_a_run_that_was_stored_and_never_answered_stands(
-    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+async def test_the_end_of_a_run_that_was_stored_and_never_answered_stands(database: FakeDatabase) -> None:
     _firewall(database, lambda body: b"poison" in body, after=True)
     async with _writing(database) as writer:
         log, run = _open(database, writer)
@@ -550,9 +547,8 @@ async def test_the_end_of_a_run_that_was_stored_and_never_answered_stands(
 
 
 async def test_a_gateway_that_rejects_everything_is_an_outage_and_no_runs_fault(
-    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
+    database: FakeDatabase,
 ) -> None:
-    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
     closed = [True]
     rejected = _firewall(database, lambda _: closed[0])
     async with _writing(database) as writer:
@@ -566,10 +562,7 @@ async def test_a_gateway_that_rejects_everything_is_an_outage_and_no_runs_fault(
     assert all(len(bodies) == 1 for bodies in database.bodies.values())
 
 
-async def test_a_last_word_that_is_rejected_too_waits_for_the_gateway(
-    database: FakeDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(group_commit, "REJECTED_PAUSE_S", 0.0)
+async def test_a_last_word_that_is_rejected_too_waits_for_the_gateway(database: FakeDatabase) -> None:
     words = [b"poison"]
     rejected = _firewall(database, lambda body: any(word in body for word in words))
     async with _writing(database) as writer:

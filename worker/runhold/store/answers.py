@@ -53,6 +53,7 @@ KEY: Final = Kind("the key or token was rejected", "key", True)
 SCHEMA: Final = Kind("a function, table, role or right is missing: a migration or restore", "schema", True)
 DATABASE: Final = Kind("the database can't now: starting, read-only, full, overloaded", "database", True)
 DATA: Final = Kind("what the request holds can't be stored, or breaks a rule", "request", False)
+LIMIT: Final = Kind("a limit of the database, perhaps because of what the request holds", "request", True)
 DEAD: Final = Kind("this worker was declared dead", "worker", False)
 
 KINDS: Final[tuple[tuple[str, Kind], ...]] = (
@@ -62,7 +63,7 @@ KINDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("21", DATA),
     ("22", DATA),
     ("23", DATA),
-    ("54", DATA),
+    ("54", LIMIT),
     ("P0", DATA),
     ("PGRST102", DATA),
     ("3F", SCHEMA),

@@ -26,7 +26,7 @@ from uuid import UUID
 
 from runhold.errors import Refused, StoreError, WorkerDead
 from runhold.loop.ports import MAX_RECORD_BYTES, JsonObject
-from runhold.store.answers import DATA, GatewayAnswer, UnreadableAnswer, kind_of
+from runhold.store.answers import DATA, LIMIT, GatewayAnswer, UnreadableAnswer, kind_of
 from runhold.store.client import BACKOFF_CAP_S, backoff_s
 from runhold.store.gateway import RecordPort
 from runhold.store.run_log import QueuedLog
@@ -208,7 +208,7 @@ class GroupCommit:
                 self._on_worker_dead()
                 return
             except StoreError as error:
-                is_rejected = isinstance(error, GatewayAnswer) and error.may_be_about_content
+                is_rejected = _may_be_about_content(error)
                 if is_rejected:
                     is_rejected = await self._passes(part[0])
                     part = _under_way(part)
@@ -243,15 +243,17 @@ class GroupCommit:
         return True
 
     def _count_rejection(self, log: QueuedLog, error: StoreError) -> None:
-        """A gateway rejected the one entry of ``log``, and lets others pass."""
+        """The one entry of ``log`` was rejected, and others pass."""
         sealed = log.sealed
         if sealed is None:
             return
         sealed.rejections += 1
         if sealed.rejections < MAX_REJECTIONS or sealed.is_farewell:
             log.retry_in(min(REJECTED_PAUSE_S * 2 ** min(sealed.rejections - 1, 10), BACKOFF_CAP_S))
-        else:
+        elif isinstance(error, GatewayAnswer):
             log.reject(error)
+        else:
+            log.refuse(error)
 
     async def _send(self, part: Sequence[QueuedLog]) -> list[JsonObject]:
         self.flushes += 1
@@ -305,3 +307,8 @@ class GroupCommit:
 def _under_way(logs: Sequence[QueuedLog]) -> list[QueuedLog]:
     """Those that still have something to send: a run may be lost while its entry waits."""
     return [log for log in logs if log.sealed is not None]
+
+
+def _may_be_about_content(error: StoreError) -> bool:
+    """Whether it may be one entry of a flush that made it fail, or everything fails at present."""
+    return kind_of(error) is LIMIT or (isinstance(error, GatewayAnswer) and error.may_be_about_content)
