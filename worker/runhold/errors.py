@@ -2,7 +2,8 @@
 
 RunholdError
 ├── ConfigError            the process can't start as configured (URL, key, migrations, agents)
-│   └── AgentDefinitionError   an agent or tool is declared in a way that can't work
+│   ├── AgentDefinitionError   an agent or tool is declared in a way that can't work
+│   └── UserAccessFault        the worker can't act as users: its run is tried again later
 ├── ToolFailed             raised by tools: "I vouch that nothing happened"
 ├── ModelError             the model gave no usable answer
 │   ├── ModelUnavailable       outage or rate limit: worth waiting for
@@ -37,6 +38,13 @@ class ConfigError(RunholdError):
 
 class AgentDefinitionError(ConfigError):
     """An agent or tool is declared in a way that can't work."""
+
+
+class UserAccessFault(ConfigError):
+    """``ctx.supabase`` can't act as the run's user, through no fault of the run: a key was rotated, or is missing.
+
+    A tool need not handle it: the run goes back to the queue, whatever the tool makes of it.
+    """
 
 
 class ToolFailed(RunholdError):

@@ -423,6 +423,10 @@ class Row:
                 if (call.status == "running" and call.effect != "unsafe") or call.status == "pending":
                     self.cut_off.add(key)
                     self.calls[key] = replace(call, status="failed", error="cut off")
+        if to == "pending":
+            for key, call in self.calls.items():
+                if call.status == "running" and call.effect != "unsafe":
+                    self.calls[key] = replace(call, status="pending")
         self.status, self.result, self.error = to, through_jsonb(transition.result), transition.error
         self.detail = through_jsonb(transition.detail)
         if transition.reason == "model_outage" and self.outage_since is None:

@@ -281,7 +281,7 @@ async def test_tools_see_whom_they_work_for() -> None:
         agent,
         ScriptedModel(asks(("look", {})), says("Done.")),
         progress=progress,
-        user_client=lambda user, tenant: client,
+        user_client=lambda note: client,
     )
     ctx = seen[0]
     assert (ctx.execution_id, ctx.tenant_id, ctx.fence, ctx.state) == (row.id, "acme", 1, {"a": 1})

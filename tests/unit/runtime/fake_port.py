@@ -22,6 +22,7 @@ from runhold.store.records import (
     Registration,
     TypeSettings,
     UnreadableRun,
+    UserClaims,
 )
 
 
@@ -119,6 +120,11 @@ class FakePort(FakeDatabase):
             if run is not None and run.status == "pending":
                 self.said.append(("requeued", (entry["execution"], entry["transition"])))
         return verdicts
+
+    async def user_claims(self, worker_id: UUID, execution_id: UUID, fence: int) -> UserClaims | None:
+        self._fail("user_claims", (execution_id, fence))
+        claims = {"sub": str(execution_id), "role": "authenticated", "aud": "authenticated"}
+        return UserClaims(claims=claims, now=datetime.now(UTC))
 
     async def heartbeat(
         self, worker_id: UUID, held: Sequence[UUID], last_seq: int, *, deadline_s: float

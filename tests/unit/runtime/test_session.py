@@ -26,6 +26,7 @@ from runhold.runtime.registration import Registered, register
 from runhold.runtime.runs import Equipment
 from runhold.runtime.session import Session
 from runhold.runtime.side_tasks import SideTaskDied
+from runhold.runtime.user_client import UserClients
 from runhold.store import client
 from runhold.store.records import ModelPrice, TypeSettings
 from runhold.testing import call, fault, say
@@ -88,7 +89,7 @@ class Bench:
             model=Breaker(FunctionModel(lambda messages, tools: self.script(messages, tools), strict=False)),
             executor=None,  # type: ignore[arg-type]
             prices=self.prices,
-            user_client=None,  # type: ignore[arg-type]
+            users=UserClients("http://x.test", None, None),
             progress=lambda _: None,
         )
         made = Session(self.config(**options), equipment, self.port, self._open, registered)

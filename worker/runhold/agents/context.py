@@ -97,6 +97,9 @@ class RunContext:
     def supabase(self) -> AsyncClient:
         """A Supabase client that acts **as the run's user**: row-level security decides what it may do.
 
+        Its token carries what the user's own token would carry. It is signed when the first request needs it. If the
+        project refuses it, requests raise :class:`~runhold.errors.UserAccessFault` and the run goes back to the queue.
+
         :raises ConfigError: the worker has no signing key to act as a user with.
         """
         if self._user_client is None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal, cast
 from uuid import UUID, uuid4
 
@@ -22,11 +23,13 @@ from runhold.runtime.notifications import Undeliverable
 from runhold.runtime.realtime import connect as listen
 from runhold.runtime.realtime import require_version
 from runhold.runtime.registration import register
+from runhold.runtime.user_access import Faults
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import NEW_ONE, WorkerToken
 from runhold.store.answers import explained
 from runhold.store.client import connect
 from runhold.store.gateway import Gateway
+from runhold.store.records import UserClaims
 
 TIMEOUT_S: Final = 10.0
 
@@ -37,7 +40,7 @@ PROBE_WAIT_S: Final = 5.0
 """As long as a worker waits for its own probes."""
 
 MAX_SKEW_S: Final = 5.0
-"""Beyond that, tokens that this machine signs begin too late or end too early for the project."""
+"""Beyond that, a log of this machine can't be laid beside the database's."""
 
 State = Literal["ok", "degraded", "failed", "skipped"]
 
@@ -67,12 +70,12 @@ async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGene
         if token is not None:
             yield _worker_token(token)
         if api.state == "ok":
-            async with _registered(config, gateway) as (findings, worker_id):
+            async with _registered(config, gateway) as (findings, worker_id, ahead):
                 for finding in findings:
                     yield finding
                 if worker_id is not None:
                     yield await _realtime(config, gateway, worker_id)
-            yield await _tokens(config)
+            yield await _tokens(config, ahead)
             yield await _notifications(config)
     finally:
         await gateway.aclose()
@@ -100,8 +103,8 @@ def _worker_token(token: WorkerToken) -> Finding:
 @asynccontextmanager
 async def _registered(
     config: WorkerConfig, gateway: Gateway
-) -> AsyncGenerator[tuple[list[Finding], UUID | None]]:
-    """Be a worker without agents for a moment: it claims nothing."""
+) -> AsyncGenerator[tuple[list[Finding], UUID | None, timedelta]]:
+    """Be a worker without agents for a moment: it claims nothing. The last is how far the database's clock is ahead."""
     asked = time.time()
     try:
         worker = await register(
@@ -113,12 +116,15 @@ async def _registered(
             for_the_first_time=True,
         )
     except RunholdError as error:
-        yield [Finding(check="migrations", state="failed", says=_sentence(error))], None
+        yield [Finding(check="migrations", state="failed", says=_sentence(error))], None, timedelta()
         return
     assert worker is not None  # nobody told it to stop
     migrations = Finding(check="migrations", state="ok", says="They are of this worker's version.")
+    answered = time.time()
+    there = answered if worker.database_time is None else worker.database_time.timestamp()
     try:
-        yield [migrations, _clock(asked, worker.database_time, time.time())], worker.worker_id
+        findings = [migrations, _clock(asked, worker.database_time, answered)]
+        yield findings, worker.worker_id, timedelta(seconds=there - answered)
     finally:
         await gateway.stop(worker.worker_id, draining=False)
 
@@ -166,14 +172,12 @@ def _clock(asked: float, database_time: datetime | None, answered: float) -> Fin
     skew = max(asked - there, there - answered, 0.0)
     if skew > MAX_SKEW_S:
         side = "ahead of" if asked > there else "behind"
-        says = (
-            f"This machine is {skew:.0f} s {side} the database: set its clock (NTP), or tokens are refused."
-        )
+        says = f"This machine is {skew:.0f} s {side} the database: set its clock (NTP), or its log misleads."
         return Finding(check="clock", state="degraded", says=says)
     return Finding(check="clock", state="ok", says=f"It agrees with the database's within {MAX_SKEW_S:g} s.")
 
 
-async def _tokens(config: WorkerConfig) -> Finding:
+async def _tokens(config: WorkerConfig, ahead: timedelta) -> Finding:
     """Act as a user whom nobody knows: row level security shows them nothing, and no error."""
 
     def failed(says: str) -> Finding:
@@ -186,17 +190,20 @@ async def _tokens(config: WorkerConfig) -> Finding:
     if key is None:
         says = "There is no signing key, so tools can't use it: set SUPABASE_JWT_SIGNING_KEY if they shall."
         return Finding(check="ctx.supabase", state="skipped", says=says)
-    users = UserClients(config.url, config.publishable_key, key)
+    users = UserClients(config.url, config.publishable_key, key, faults=Faults(logging.DEBUG))
+    nobody = {"sub": str(uuid4()), "role": "authenticated", "aud": "authenticated"}
+
+    async def claims() -> UserClaims:
+        return UserClaims(claims=nobody, now=datetime.fromtimestamp(time.time(), UTC) + ahead)
+
     try:
+        client = users.for_run(claims)(lambda _: None)
         async with asyncio.timeout(TIMEOUT_S):
-            await users(uuid4(), None).table("agent_executions").select("id").limit(1).execute()
+            await client.table("agent_executions").select("id").limit(1).execute()
     except ConfigError as error:
         return failed(_sentence(error))
     except APIError as error:
-        return failed(
-            f"The project refuses what we sign ({error.message}): check SUPABASE_PUBLISHABLE_KEY, and that "
-            "the signing key is one of the project's."
-        )
+        return failed(f"The project refuses a user's request: {error.message}.")
     except (httpx.HTTPError, TimeoutError) as error:
         return failed(f"No answer to a user's request: {error or type(error).__name__}.")
     finally:

@@ -64,6 +64,7 @@ _REASONS: Final = {
     "missing_tool": "its worker lacks a tool that the run needs",
     "missing_key": "its worker lacks the key of the run's redacted fields",
     "model_outage": "the model's provider gives no answer",
+    "user_access": "its worker can't act as the run's user",
     "lease_ending": "its worker was about to lose its lease",
 }
 

@@ -12,12 +12,13 @@ from msgspec import Struct
 
 from runhold.agents import Limits
 from runhold.loop.endings import Ending
-from runhold.loop.execute import Ended, Silent, Work, abandoned, execute, not_run
+from runhold.loop.execute import Ended, Silent, Work, abandoned, execute, not_run, without_access
 from runhold.loop.guard import Guard
 from runhold.loop.journal import Journal
 from runhold.loop.plan import ContextFactory
 from runhold.loop.ports import CallStatus, Entry, ProgressSink, Result, RunSignals, ToolCall
 from runhold.loop.state import RunState
+from runhold.loop.user_access import UserAccess
 from runhold.loop.waiting import until_any
 
 CANCEL_GRACE_S: Final = 5.0
@@ -68,6 +69,7 @@ class CallRunner:
         context: ContextFactory,
         executor: Executor,
         progress: ProgressSink | None,
+        access: UserAccess,
     ) -> None:
         self._journal = journal
         self._signals = signals
@@ -77,6 +79,7 @@ class CallRunner:
         self._context = context
         self._executor = executor
         self._progress = progress
+        self._access = access
         self._out_of_time = False
 
     async def run(self, works: Sequence[Work]) -> None:
@@ -106,6 +109,7 @@ class CallRunner:
         finally:
             for task in running:
                 task.cancel()
+        self._access.require()
         self._state.require_storable()
         if self._out_of_time:
             raise self._guard.exceeded("total_timeout_s")
@@ -223,15 +227,25 @@ class CallRunner:
         """Take what has ended out of ``running``: the results, in the order of the calls."""
         ended = [(running.pop(task), task.result()) for task in [*running] if task in done]
         told = [
-            (launched.work, end.result)
+            (
+                launched.work,
+                without_access(launched.work) if self._access.has_fault(launched.work.call) else end.result,
+            )
             for launched, end in ended
             if not self._is_left_open(launched, end.silent)
         ]
         return sorted(told, key=lambda pair: pair[0].call.position)
 
     def _is_left_open(self, launched: Launched, silent: Silent | None) -> bool:
-        """Whether the end of the run ended a call that may run again. Notes if it was the end of its time."""
-        if silent is None or launched.work.tool.effect == "unsafe":
+        """Whether a call gets no result, as it may run again: the run's end ended it, or it could not act as the user.
+
+        Notes if it was the end of the run's time.
+        """
+        if launched.work.tool.effect == "unsafe":
+            return False
+        if self._access.has_fault(launched.work.call):
+            return True  # it runs again when the worker can act as the user
+        if silent is None:
             return False
         if self._journal.cancel_requested:
             return True

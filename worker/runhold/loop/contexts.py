@@ -7,7 +7,8 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pydantic_core import to_jsonable_python
 
@@ -16,6 +17,10 @@ from runhold.loop.canonical import canonical_json, clean, clean_text
 from runhold.loop.ports import ProgressSink, Run, ToolCall, UserClientFactory
 from runhold.loop.redaction import NOTHING, Redaction, hide_everywhere
 from runhold.loop.state import RunState
+from runhold.loop.user_access import UserAccess
+
+if TYPE_CHECKING:
+    from supabase import AsyncClient
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +34,14 @@ class Contexts:
         state: RunState,
         progress: ProgressSink | None,
         user_client: UserClientFactory | None,
+        access: UserAccess,
         redaction: Redaction = NOTHING,
     ) -> None:
         self._run = run
         self._state = state
         self._progress = progress
         self._user_client = user_client
+        self._access = access
         self._redaction = redaction
         self._loop = asyncio.get_running_loop()
 
@@ -48,7 +55,7 @@ class Contexts:
             fence=self._run.fence,
             step=call.step_number,
             emit=partial(self._emit, call),
-            user_client=self._user_client,
+            user_client=None if self._user_client is None else partial(self._client, self._user_client, call),
         )
 
     def idempotency_key(self, call: ToolCall) -> str:
@@ -58,6 +65,11 @@ class Contexts:
         """
         said = hashlib.sha256(canonical_json([call.tool_name, call.input]).encode()).hexdigest()[:16]
         return f"{self._run.id}:{call.step_number}:{call.position}:{said}"
+
+    def _client(
+        self, make: UserClientFactory, call: ToolCall, user_id: UUID, tenant_id: str | None
+    ) -> AsyncClient:
+        return make(self._access.noter(call))
 
     def _emit(self, call: ToolCall, event: str, payload: Mapping[str, Any]) -> None:
         """Called by tools, in the event loop or in a thread; whoever listens is called in the event loop."""

@@ -127,6 +127,11 @@ def abandoned(work: Work) -> Result:
     return _result(work, _broke_off(work, "it did not end when it was told to"))
 
 
+def without_access(work: Work) -> Result:
+    """The result of an unsafe call that could not act as the run's user: what it did before that, nobody knows."""
+    return _result(work, _broke_off(work, "the worker could not act as the run's user"))
+
+
 # ------------------------------------------------------------------------------------------------ running
 
 

@@ -34,7 +34,7 @@ MAX_RECORD_BYTES: Final = 960 * 1024
 """Of one encoded entry: gateways that accept requests of 1 MiB let it pass."""
 
 ReleaseReason = Literal[
-    "shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending", "budget"
+    "shutdown", "agent_disabled", "missing_tool", "model_outage", "lease_ending", "budget", "user_access"
 ]
 """Why a run goes back to the queue. Never counted as an attempt."""
 
@@ -410,10 +410,14 @@ PriceFunction = Callable[[str, Usage], Decimal | None]
 of the answer."""
 
 
-UserClientFactory = Callable[[UUID, "str | None"], "AsyncClient"]
-"""(user_id, tenant_id) → a client that acts as that user by a short-lived JWT: what ``ctx.supabase`` is.
+NoteFault = Callable[["str | None"], None]
+"""Called with what keeps a tool call from acting as its user, and with None once that is over. From any thread."""
+
+
+UserClientFactory = Callable[[NoteFault], "AsyncClient"]
+"""Makes the client that acts as the run's user by a short-lived JWT: what ``ctx.supabase`` is.
 
 Called at most once per tool call, in the event loop or in a tool's thread.
 
-:raises ConfigError: the worker has no signing key to act as a user with.
+:raises UserAccessFault: the worker has no signing key to act as a user with.
 """

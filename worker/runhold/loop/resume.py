@@ -13,6 +13,7 @@ from runhold.loop.guard import Guard
 from runhold.loop.journal import FINAL, Journal
 from runhold.loop.plan import Planner
 from runhold.loop.ports import Entry, OpenReview, Result, Start, Started, ToolCall
+from runhold.loop.user_access import UserAccess
 
 MISSING_TOOL_DELAY_S = 5.0
 """Time for a worker that has the tool to be started, or to come by."""
@@ -28,13 +29,20 @@ class Resumer:
     """Goes on with calls that are in the log, whatever state they are in."""
 
     def __init__(
-        self, agent: Agent, journal: Journal, guard: Guard, planner: Planner, runner: CallRunner
+        self,
+        agent: Agent,
+        journal: Journal,
+        guard: Guard,
+        planner: Planner,
+        runner: CallRunner,
+        access: UserAccess,
     ) -> None:
         self._agent = agent
         self._guard = guard
         self._journal = journal
         self._planner = planner
         self._runner = runner
+        self._access = access
         self._fruitless = 0
 
     @property
@@ -53,6 +61,7 @@ class Resumer:
         self._require_not_stopped(calls)
         start = [call for call in calls if self._may_start(call)]
         ask = [review for call in calls if (review := await self._to_ask(call)) is not None]
+        self._access.require()
         asked = {(review.step_number, review.position) for review in ask}
         start = [call for call in start if (call.step_number, call.position) not in asked]
         lost = [

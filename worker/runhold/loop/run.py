@@ -50,6 +50,7 @@ from runhold.loop.reserve import Reserver
 from runhold.loop.resume import Resumer
 from runhold.loop.state import RunState
 from runhold.loop.think import Thinker
+from runhold.loop.user_access import UserAccess
 
 
 def free_of_charge(model: str, usage: Usage) -> Decimal:
@@ -94,10 +95,11 @@ async def run_agent(
     guard = Guard(limits, journal, cost)
     state = RunState(run.state)
     redaction = Redaction.of(agent)
-    contexts = Contexts(run, state, progress, user_client, redaction)
+    access = UserAccess()
+    contexts = Contexts(run, state, progress, user_client, access, redaction)
     planner = Planner(agent, signals, contexts, redaction)
     runner = CallRunner(
-        journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress
+        journal, signals, guard, limits, state, contexts, executor or _default_executor(), progress, access
     )
     conversation = Conversation(definition, run.input, definitions or {})
     asker = Asker(
@@ -121,8 +123,10 @@ async def run_agent(
         planner=planner,
         runner=runner,
         progress=progress,
+        access=access,
     )
-    turns = _Turns(agent, journal, signals, Resumer(agent, journal, guard, planner, runner), thinker)
+    resumer = Resumer(agent, journal, guard, planner, runner, access)
+    turns = _Turns(agent, journal, signals, resumer, thinker)
     try:
         while True:
             outcome = await finish(journal, await turns.until_ending())

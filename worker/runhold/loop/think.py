@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from msgspec.structs import replace
+
 from runhold.agents import Agent
 from runhold.loop.answers import (
     MAX_CORRECTIONS,
@@ -23,8 +25,9 @@ from runhold.loop.guard import Allowance, Guard
 from runhold.loop.journal import FINAL, Journal
 from runhold.loop.patterns import NUDGE_AT, Repetition, failing_tool
 from runhold.loop.plan import Planner
-from runhold.loop.ports import Entry, JsonObject, ProgressSink, Step
+from runhold.loop.ports import Entry, JsonObject, ProgressSink, Step, ToolCall
 from runhold.loop.reserve import Reserver
+from runhold.loop.user_access import UserAccess
 
 _LAND_TEXT: Final = (
     "[Runhold] This run has nearly used up a limit. This is your last message: you can't call tools any more. "
@@ -52,6 +55,7 @@ class Thinker:
         planner: Planner,
         runner: CallRunner,
         progress: ProgressSink | None,
+        access: UserAccess,
     ) -> None:
         self._agent = agent
         self._journal = journal
@@ -62,6 +66,7 @@ class Thinker:
         self._planner = planner
         self._runner = runner
         self._progress = progress
+        self._access = access
         self._repetition = Repetition(self._since_resumed(journal.steps))
         self._rendered = 0
 
@@ -150,6 +155,7 @@ class Thinker:
         """Record the step with its calls, run those that need nobody, and wait for people if any do."""
         self._require_allowed(step)
         planned = await self._planner.plan(step.message, step.step_number)
+        self._access.require(Entry(step=step, calls=[_not_begun(plan.call) for plan in planned]))
         works = [plan.work for plan in planned if plan.work is not None]
         entry = Entry(
             step=step,
@@ -206,3 +212,8 @@ class Thinker:
 
 def _say(text: str) -> JsonObject:
     return {"content": text, "role": "user"}
+
+
+def _not_begun(call: ToolCall) -> ToolCall:
+    """``call`` as whoever claims the run next finds it, and decides whether a person must agree."""
+    return call if call.status in FINAL else replace(call, status="pending", attempt=0)

@@ -82,7 +82,6 @@ class WorkerConfig:
     :ivar publishable_key: the key that goes with tokens: the worker's, and those of users for ``ctx.supabase``.
     :ivar jwt_secret: the project's legacy HS256 secret, to act as users with; or
     :ivar jwt_signing_key: a private JWK (ES256 or RS256) of the project, as a JSON text, for the same purpose.
-    :ivar tenant_claim: the member of a token's ``app_metadata`` that names the tenant.
     :ivar capacity: runs at once.
     :ivar lease_s: seconds after which the runs of a worker that fell silent go to others.
     :ivar grace_s: seconds from the first SIGTERM for runs to reach the end of a step.
@@ -106,7 +105,6 @@ class WorkerConfig:
     publishable_key: str | None = field(default=None, repr=False)
     jwt_secret: str | None = field(default=None, repr=False)
     jwt_signing_key: str | None = field(default=None, repr=False)
-    tenant_claim: str = "tenant_id"
     capacity: int = DEFAULT_CAPACITY
     lease_s: float = DEFAULT_LEASE_S
     grace_s: float = DEFAULT_GRACE_S
@@ -156,7 +154,6 @@ class WorkerConfig:
             publishable_key=read(_PUBLISHABLE, _ANON),
             jwt_secret=read("SUPABASE_JWT_SECRET"),
             jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
-            tenant_claim=read("RUNHOLD_TENANT_CLAIM") or "tenant_id",
             redact_keys=split_keys(read(REDACT_KEY) or ""),
             webhook_secrets={
                 name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)

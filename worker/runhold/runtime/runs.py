@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 from uuid import UUID
 
@@ -23,13 +24,13 @@ from runhold.loop.ports import (
     ReleaseReason,
     Run,
     Transition,
-    UserClientFactory,
 )
 from runhold.loop.redaction import Redaction
 from runhold.models.prices import Prices
 from runhold.runtime.held import HeldRun, HeldRuns, Signals
+from runhold.runtime.user_client import UserClients
 from runhold.store.group_commit import GroupCommit
-from runhold.store.records import Claim, UnreadableRun
+from runhold.store.records import Claim, UnreadableRun, UserClaims
 from runhold.store.redact import RedactKeyMissing, Seal, SealedLog, Vault
 from runhold.store.run_log import QueuedLog
 
@@ -50,6 +51,8 @@ class RunsPort(Protocol):
 
     async def log(self, worker_id: UUID, execution_id: UUID, fence: int) -> Run: ...
 
+    async def user_claims(self, worker_id: UUID, execution_id: UUID, fence: int) -> UserClaims | None: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Equipment:
@@ -59,7 +62,7 @@ class Equipment:
     model: ChatModel
     executor: Executor
     prices: Prices
-    user_client: UserClientFactory
+    users: UserClients
     progress: Callable[[UUID], ProgressSink | None]
     vault: Vault | None = None
 
@@ -163,7 +166,9 @@ class Runs:
             signals=held.signals,
             definitions=await self._definitions_of(run),
             progress=equipment.progress(run.id),
-            user_client=equipment.user_client,
+            user_client=equipment.users.for_run(
+                partial(self._port.user_claims, self._worker_id, run.id, run.fence)
+            ),
             price=equipment.prices.cost,
             executor=equipment.executor,
         )

@@ -1,35 +1,26 @@
 """``ctx.supabase``: clients that act as a run's user, never as the worker.
 
-A token for the user is signed here, for a few minutes, with the project's own signing key. PostgREST, Auth and
-Realtime take it like one that the user got by signing in: row level security decides what a tool may do.
+A token for the user is signed for a few minutes with the project's own signing key. It carries what the user's own
+token would carry, so PostgREST, Auth, Storage and Realtime take it like one that the user got by signing in: row level
+security decides what a tool may do.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 import httpx
 import jwt
 from supabase import AsyncClient, AsyncClientOptions
 
-from runhold.errors import ConfigError
+from runhold.errors import ConfigError, UserAccessFault
+from runhold.loop.ports import NoteFault, UserClientFactory
+from runhold.runtime.user_access import PLACEHOLDER, Faults, FetchClaims, RunTokens, UserRealtime, UserSession
 from runhold.tls import tls_context
-
-TOKEN_TTL_S: Final = 600
-"""A tool call may take minutes, and a client keeps the token that it was made with."""
-
-TOKEN_REUSE_S: Final = 120
-"""A token is handed out again while it is this young: signing costs up to a millisecond."""
-
-MAX_TOKENS_KEPT: Final = 1_000
-"""Tokens are small, but users are many."""
 
 TIMEOUT_S: Final = 30.0
 
@@ -89,85 +80,65 @@ def signing_key(*, secret: str | None, jwk: str | None) -> SigningKey | None:
 
 
 class UserClients:
-    """Makes ``ctx.supabase``: call it with (user_id, tenant_id).
+    """Makes ``ctx.supabase``.
 
-    :param key: what to sign tokens with; None: calling raises :class:`ConfigError`.
-    :param tenant_claim: where the tenant stands in the token, as the database's setting ``tenant_claim`` says.
+    :param key: what to sign tokens with; None: there is no ``ctx.supabase``.
+    :param faults: reports what keeps all runs from acting as their users.
     """
 
     def __init__(
-        self,
-        url: str,
-        publishable_key: str | None,
-        key: SigningKey | None,
-        *,
-        tenant_claim: Sequence[str] = ("app_metadata", "tenant_id"),
-        now: Callable[[], float] = time.time,
+        self, url: str, publishable_key: str | None, key: SigningKey | None, *, faults: Faults | None = None
     ) -> None:
         self._url = url
         self._publishable_key = publishable_key
         self._key = key
-        self._tenant_claim = tuple(tenant_claim)
-        self._now = now
-        self._tokens: dict[tuple[UUID, str | None], tuple[float, str]] = {}
-        self._lock = threading.Lock()  # tools that are not async call from threads
+        self._faults = faults or Faults()
         self._pool: _SharedPool | None = None
         self._pool_loop: asyncio.AbstractEventLoop | None = None
 
-    def __call__(self, user_id: UUID, tenant_id: str | None) -> AsyncClient:
-        """A client that acts as ``user_id`` for :data:`TOKEN_TTL_S` seconds.
+    def for_run(self, fetch: FetchClaims) -> UserClientFactory:
+        """What makes clients for the calls of one run. Called in the worker's event loop.
 
-        :raises ConfigError: the worker has no signing key, or no publishable key.
+        :param fetch: asks the database what the token of the run's user carries.
         """
-        if self._key is None:
-            raise ConfigError(
+        key, publishable_key = self._key, self._publishable_key
+        if key is None:
+            return self._never(
                 "ctx.supabase acts as the run's user, which takes the project's signing key: set "
                 "SUPABASE_JWT_SIGNING_KEY (or SUPABASE_JWT_SECRET) for the worker"
             )
-        if not self._publishable_key:
-            raise ConfigError(
+        if not publishable_key:
+            return self._never(
                 "ctx.supabase needs the project's publishable key: set SUPABASE_PUBLISHABLE_KEY"
             )
-        options = AsyncClientOptions(
-            headers={"Authorization": f"Bearer {self._token(user_id, tenant_id)}"},
-            auto_refresh_token=False,
-            persist_session=False,
-            httpx_client=self._connections(),
-        )
-        return AsyncClient(self._url, self._publishable_key, options)
+        tokens = RunTokens(fetch, key.sign, f"{self._url.rstrip('/')}/auth/v1")
+
+        def client(note: NoteFault) -> AsyncClient:
+            session = UserSession(self._connections(), tokens, self._faults, note, timeout_s=TIMEOUT_S)
+            options = AsyncClientOptions(
+                headers={"Authorization": f"Bearer {PLACEHOLDER}"},
+                auto_refresh_token=False,
+                persist_session=False,
+                httpx_client=session,
+            )
+            made = AsyncClient(self._url, publishable_key, options)
+            made.realtime = UserRealtime(str(made.realtime_url), publishable_key, session.token)
+            return made
+
+        return client
 
     async def aclose(self) -> None:
         """Close the connections."""
         if self._pool is not None:
             await self._pool.close_pool()
 
-    def _token(self, user_id: UUID, tenant_id: str | None) -> str:
-        assert self._key is not None
-        now = self._now()
-        with self._lock:
-            made_at, token = self._tokens.get((user_id, tenant_id), (float("-inf"), ""))
-            if not 0 <= now - made_at < TOKEN_REUSE_S:
-                token = self._key.sign(self._claims(user_id, tenant_id, int(now)))
-                if len(self._tokens) >= MAX_TOKENS_KEPT:
-                    self._tokens.clear()
-                self._tokens[user_id, tenant_id] = (now, token)
-        return token
+    def _never(self, why: str) -> UserClientFactory:
+        def no_client(note: NoteFault) -> AsyncClient:
+            note(why)
+            self._faults.report(why)
+            raise UserAccessFault(why)
 
-    def _claims(self, user_id: UUID, tenant_id: str | None, now: int) -> dict[str, Any]:
-        claims: dict[str, Any] = {
-            "sub": str(user_id),
-            "role": "authenticated",
-            "aud": "authenticated",
-            "iss": f"{self._url.rstrip('/')}/auth/v1",
-            "iat": now,
-            "exp": now + TOKEN_TTL_S,
-        }
-        if tenant_id is not None:
-            place = claims
-            for name in self._tenant_claim[:-1]:
-                place = place.setdefault(name, {})
-            place[self._tenant_claim[-1]] = tenant_id
-        return claims
+        return no_client
 
     def _connections(self) -> httpx.AsyncClient:
         """The shared pool in the worker's event loop; one of its own for a thread that runs a loop itself."""

@@ -159,7 +159,7 @@ async def _equipment(
     by_type = {agent.type: agent for agent in agents}
     vault = _vault(config, agents)
     key = signing_key(secret=config.jwt_secret, jwk=config.jwt_signing_key)
-    users = UserClients(config.url, config.publishable_key, key, tenant_claim=config.tenant_claim.split("."))
+    users = UserClients(config.url, config.publishable_key, key)
     own_model = OpenAIChatModel.from_env() if model is None else None
     breaker = Breaker(model or own_model)  # pyright: ignore[reportArgumentType]
     prices = Prices(base_url=own_model.base_url if own_model else None)
@@ -175,7 +175,7 @@ async def _equipment(
             model=breaker,
             executor=executor,
             prices=prices,
-            user_client=users,
+            users=users,
             progress=progress.sink if progress else lambda _: None,
             vault=vault,
         )

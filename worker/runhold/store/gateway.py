@@ -18,6 +18,7 @@ from runhold.store.records import (
     ModelPrice,
     Notification,
     Registration,
+    UserClaims,
     read_claim,
     read_definitions,
     read_heartbeat,
@@ -25,6 +26,7 @@ from runhold.store.records import (
     read_prices,
     read_registration,
     read_run,
+    read_user_claims,
 )
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -186,6 +188,18 @@ class Gateway:
         if run is None:
             raise StoreError("it belongs to another worker by now")
         return run
+
+    async def user_claims(
+        self, worker_id: UUID, execution_id: UUID, fence: int, *, deadline_s: float = CALL_TIMEOUT_S
+    ) -> UserClaims | None:
+        """What a token for the run's user carries now; None: this worker does not hold the run under ``fence``.
+
+        :raises Refused: RH022, the user may no longer act.
+        """
+        params = {"worker_id": worker_id, "execution_id": execution_id, "fence": fence}
+        return await self._rpc.call(
+            "agent_worker_user_claims", params, deadline_s=deadline_s, read=read_user_claims
+        )
 
 
 def _read_verdicts(count: int, answer: Any) -> list[JsonObject]:

@@ -92,6 +92,18 @@ class ModelPrice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class UserClaims:
+    """The answer to ``agent_worker_user_claims``.
+
+    :ivar claims: what the token of a run's user carries, but for ``iss``, ``iat`` and ``exp``.
+    :ivar now: the database's time, to sign with.
+    """
+
+    claims: Mapping[str, Any]
+    now: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Heartbeat:
     """The answer to ``agent_worker_heartbeat``.
 
@@ -141,6 +153,7 @@ _registration: Final = TypeAdapter(Registration)
 _heartbeat: Final = TypeAdapter(Heartbeat)
 _notifications: Final = TypeAdapter(list[Notification])
 _prices: Final = TypeAdapter(list[ModelPrice])
+_user_claims: Final = TypeAdapter(UserClaims | None)
 _time: Final = TypeAdapter(datetime | None)
 _uuid: Final = TypeAdapter(UUID)
 
@@ -176,6 +189,11 @@ def read_definitions(answer: Any) -> list[Definition]:
 def read_prices(answer: Any) -> list[ModelPrice]:
     """Validate the answer of ``agent_worker_prices``."""
     return _validated(_prices, answer, "agent_worker_prices")
+
+
+def read_user_claims(answer: Any) -> UserClaims | None:
+    """Validate the answer of ``agent_worker_user_claims``."""
+    return _validated(_user_claims, answer, "agent_worker_user_claims")
 
 
 def read_claim(answer: Any) -> Claim:
