@@ -2,6 +2,7 @@
 
 alter role authenticator set pgrst.db_schemas = 'public, lt';
 alter role authenticator set pgrst.db_aggregates_enabled = 'true';
+alter role authenticator set pgrst.db_plan_enabled = 'true';
 alter role authenticator set pgrst.db_tx_end = 'commit-allow-override';
 alter role authenticator set pgrst.db_pre_request = 'lt.before';
 

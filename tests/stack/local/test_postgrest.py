@@ -126,6 +126,23 @@ def test_null_in_csv(lt: httpx.Client) -> None:
     assert [(row["kind"], row["n"]) for row in answer.json()] == [("a", 1), ("b", None)]
 
 
+def test_csv_has_the_values_as_text(lt: httpx.Client) -> None:
+    answer = ask(lt, "GET", "/users?order=name&limit=2", accept="text/csv")
+    assert answer.text == 'name,state,data\nada,new,"{""a"": {""b"": 1}}"\nbob,new,'
+
+
+def test_plans(lt: httpx.Client) -> None:
+    plan = "application/vnd.pgrst.plan"
+    answer = ask(lt, "GET", "/users?name=eq.ada", accept=f"{plan}+json; options=verbose|settings")
+    assert answer.headers["content-type"].startswith(f"{plan}+json;")
+    [found] = answer.json()
+    assert found["Plan"]["Node Type"] == "Aggregate"
+    assert found["Settings"]["search_path"] == '"lt", "public", "extensions"'
+    assert ask(lt, "GET", "/users?name=eq.ada", accept=plan).text.startswith("Aggregate  (cost=")
+    update = ask(lt, "PATCH", "/users?name=eq.ada", {"state": "x"}, accept=f"{plan}+text")
+    assert update.text.startswith("Update on users")
+
+
 REFUSALS = [
     ("DELETE", "/sessions", None, "", 400, "21000", "DELETE requires a WHERE clause"),
     ("DELETE", "/sessions?select=n&limit=1", None, "", 400, "21000", "DELETE requires a WHERE clause"),

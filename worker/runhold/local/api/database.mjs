@@ -8,13 +8,14 @@ import { beginStatement, contextSettings } from "./context.mjs";
 import { selfDescribing } from "./errors.mjs";
 import { AfterUpdate, judge, mendParsed } from "./lite.mjs";
 import { unmarkParameter } from "./marks.mjs";
+import { explain } from "./plan.mjs";
 import { Pool } from "./pool.mjs";
 import { exactTypes } from "./types.mjs";
 
 const POOL_SIZE = 20;
 const AUTH_POOL_SIZE = 4;
 
-/** The HTTP request being served: `{ method, path, headers, schema, rollback }`, also for `current_setting('request.…')`. */
+/** The HTTP request being served: `{ method, path, headers, schema, rollback, plan }`, also for `current_setting('request.…')`. */
 export const currentRequest = new AsyncLocalStorage();
 
 const silent = () => {};
@@ -64,7 +65,7 @@ export class RestConnection extends PostgresConnection {
       const opened = send(begin);
       try {
         const [result] = await Promise.all([work(connection.withPlugin(new AfterUpdate(request))), opened]);
-        const judged = await judge(result, request);
+        const judged = await judge(await explain(result, request?.plan, connection), request);
         await send(judged.undone ? "rollback" : "commit");
         return judged.answer;
       } catch (error) {

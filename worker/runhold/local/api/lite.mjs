@@ -54,11 +54,12 @@ function argumentTypes(overloads) {
 const PATTERNS = new Set(["$likeAny", "$likeAll", "$ilikeAny", "$ilikeAll"]);
 
 /**
- * What lite parsed of a request, with what it would do otherwise than PostgREST put right: `*` in lists of patterns, rows
- * with missing columns (null, or their defaults with `Prefer: missing=default`), and rows without any column.
+ * What lite parsed of a request, with what it would do otherwise than PostgREST put right: `*` in lists of patterns, values
+ * in CSV, rows with missing columns (null, or their defaults with `Prefer: missing=default`), and rows without any column.
  */
 export function mendParsed(parsed, { columns: known }, request) {
   mendPatterns(parsed.where);
+  if (/^text\/csv/.test(request?.headers.accept ?? "") && parsed.type === "query") printAsText(parsed, known);
   const isInsert = ["insert", "upsert"].includes(parsed.type);
   if (!parsed.values || !(isInsert || ["update", "put"].includes(parsed.type))) return parsed;
   const { columns, missing } = parsed.$meta ?? {};
@@ -73,6 +74,16 @@ export function mendParsed(parsed, { columns: known }, request) {
   };
   parsed.values = Array.isArray(parsed.values) ? parsed.values.map(complete) : complete(parsed.values);
   return parsed;
+}
+
+/** In CSV, values have the form that PostgreSQL gives them as text; lite would print its own of JSON and arrays. */
+function printAsText(parsed, known) {
+  const ofTable = known.filter(({ table }) => table === parsed.from);
+  const isPrinted = new Set(ofTable.filter(({ type }) => type !== "boolean").map(({ name }) => name));
+  const chosen = parsed.select?.length ? parsed.select : ["*"];
+  parsed.select = chosen
+    .flatMap((item) => (item === "*" ? ofTable.map(({ name }) => name) : [item]))
+    .map((item) => (isPrinted.has(item) ? { [item]: { column: item, cast: "text" } } : item));
 }
 
 /** A row of CSV, in which NULL stands for null. */

@@ -5,7 +5,7 @@
 //   rpc.mjs       function calls by PostgreSQL itself                   errors.mjs            SQLSTATEs as PostgREST answers
 //   catalog.mjs   schema changes are noticed                            lite.mjs              requests and answers mended
 //   keys.mjs      who is calling, broken tokens                         pool.mjs              crashes of PostgreSQL
-//   cors.mjs      browsers on other origins
+//   cors.mjs      browsers on other origins                             plan.mjs              plans of statements
 //   auth.mjs      Auth: routes and refusals; auth_admin.mjs, auth_links.mjs the admin API; auth_service.mjs bans, anonymous
 //                 users, what tokens say (tokens.mjs); auth_users.mjs what these do to a user; auth_errors.mjs
 //
@@ -22,6 +22,7 @@ import { forwardRequest, forwardUpgrade } from "./forward.mjs";
 import { Keys, refuseMalformed } from "./keys.mjs";
 import { exactBody } from "./lite.mjs";
 import { unmarkJson } from "./marks.mjs";
+import { takePlan } from "./plan.mjs";
 import { Rpc } from "./rpc.mjs";
 import { authTypes } from "./types.mjs";
 
@@ -151,6 +152,7 @@ async function describe({ method, headers }, url) {
     search: url.search,
     headers,
     schema: headers[profile],
+    plan: plan_enabled ? takePlan(headers) : null,
     rollback: (mayChoose && wish ? wish : end) === "rollback",
   };
 }
