@@ -36,6 +36,9 @@ create function lt.find(part text) returns setof lt.users language sql stable
     as $$ select * from users where name like '%' || part || '%' $$;
 create function lt.rename(part text, state text) returns setof lt.users language sql
     as $$ update users set state = rename.state where name like '%' || part || '%' returning * $$;
+create function lt.sessions_of("of" lt.users) returns setof lt.sessions language sql stable
+    as $$ select * from sessions where "user" = ("of").name $$;
+create function lt.numbered("of" lt.sessions) returns integer language sql stable as $$ select ("of").n $$;
 create function lt.reset() returns void language sql as 'update users set state = ''reset'' where true';
 create function lt.two_rows() returns integer language sql stable as 'select (select n from sessions limit 2)';
 

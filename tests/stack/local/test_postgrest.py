@@ -209,6 +209,7 @@ OBJECT = "application/vnd.pgrst.object+json"
         ),
         ("POST", "/rpc/rename", {"part": "", "state": "kept"}, {"accept": OBJECT}),
         ("POST", "/rpc/rename?limit=9", {"part": "", "state": "kept"}, {"prefer": "tx=rollback"}),
+        ("POST", "/rpc/rename", {"part": "", "state": "kept"}, {"prefer": "return=minimal, tx=rollback"}),
         ("POST", "/rpc/reset?limit=9", {}, {"x-refused": "yes"}),
         ("POST", "/rpc/reset", {}, {"x-refused": "yes"}),
     ],
@@ -237,6 +238,19 @@ def test_head_answers_as_get_without_a_body(lt: httpx.Client, path: str) -> None
     assert (head.status_code, head.content) == (200, b"")
     same = ("content-range", "content-type", "content-length")
     assert [head.headers[name] for name in same] == [get.headers[name] for name in same]
+
+
+@pytest.mark.parametrize("query", ["", "?select=id,n", "?select=id,n,users(name)"])
+def test_functions_take_rows(lt: httpx.Client, query: str) -> None:
+    given = {"of": {"name": "bob", "data": {"a": ["x,y", 1]}}}
+    answer = ask(lt, "POST", f"/rpc/sessions_of{query}", given)
+    assert [row["n"] for row in answer.json()] == [3]
+    refused = ask(
+        lt, "POST", f"/rpc/sessions_of{query}", {"of": {"name": ["no", "text"], "data": "{"}, "to": {}}
+    )
+    assert (refused.status_code, refused.json()["code"]) == (404, "PGRST202")
+    refused = ask(lt, "POST", f"/rpc/numbered{query and '?limit=1'}", {"of": {"id": "x"}})
+    assert (refused.status_code, refused.json()["code"]) == (400, "22P02")
 
 
 def test_schemas_are_chosen_by_profile(exposed: LocalStack, lt: httpx.Client) -> None:

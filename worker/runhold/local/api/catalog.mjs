@@ -12,6 +12,7 @@ select
     coalesce(p.proargnames[1:p.pronargs], '{}') as argument_names,
     (select coalesce(array_agg(format_type(type, null) order by place), '{}')
         from unnest(p.proargtypes) with ordinality as argument (type, place)) as argument_types,
+    array(select format_type(oid, null) from pg_type where oid = any (p.proargtypes) and typtype = 'c') as row_types,
     p.pronargs - p.pronargdefaults as required,
     p.provariadic <> 0 as variadic,
     p.proretset as returns_set,
@@ -150,6 +151,12 @@ export class Catalog {
     return Object.fromEntries(
       columns.filter((column) => column.table === table).map((column) => [column.name, column.type]),
     );
+  }
+
+  /** A JSON object as the text of a row of a composite type, whose name is one that `functions` gave. */
+  async recordText(type, json) {
+    const [row] = await this.#pool.unsafe(`select json_populate_record(null::${type}, $1::text::json)::text as text`, [json]);
+    return row.text;
   }
 
   /** Settings that `alter role … set` gave the role, such as its statement_timeout. */

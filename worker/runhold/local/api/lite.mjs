@@ -1,7 +1,7 @@
 // What @supabase/lite must be given otherwise than it came, and what is done about its answers, so that they are PostgREST's.
 
 import { sql } from "kysely";
-import { mark, markJson, markNumbers } from "./marks.mjs";
+import { mark, markJson, markNumbers, unmarkJson } from "./marks.mjs";
 
 const isJsonType = (type) => type === "json" || type === "jsonb";
 const DEFAULT = sql`default`;
@@ -19,8 +19,9 @@ export async function exactBody({ path, schema }, text, catalog) {
     return text;
   }
   const [, functionName, table] = /^\/(?:rpc\/([^/]+)|([^/]+))\/?$/.exec(path) ?? [];
-  const types = functionName
-    ? argumentTypes(await catalog.functions(decodeURIComponent(functionName), schema))
+  const functions = functionName && (await catalog.functions(decodeURIComponent(functionName), schema));
+  const types = functions
+    ? argumentTypes(functions)
     : await catalog.columnTypes(decodeURIComponent(table ?? ""), schema);
   const exactRow = (row) => {
     if (!isObject(row)) return row;
@@ -28,7 +29,19 @@ export async function exactBody({ path, schema }, text, catalog) {
       Object.entries(row).map(([name, value]) => [name, exactValue(value, types[name])]),
     );
   };
-  return JSON.stringify(Array.isArray(body) ? body.map(exactRow) : exactRow(body));
+  const exact = Array.isArray(body) ? body.map(exactRow) : exactRow(body);
+  if (functions && isObject(exact)) await writeObjects(exact, types, functions, catalog);
+  return JSON.stringify(exact);
+}
+
+/** Arguments that are objects, for which lite has no form: the text of a row where one is taken, else the JSON's text. */
+async function writeObjects(values, types, functions, catalog) {
+  const rowTypes = new Set(functions.flatMap(({ row_types }) => row_types));
+  for (const [name, value] of Object.entries(values)) {
+    if (!isObject(value) || !types[name]) continue;
+    const json = unmarkJson(JSON.stringify(value));
+    values[name] = mark(rowTypes.has(types[name]) ? await catalog.recordText(types[name], json) : json);
+  }
 }
 
 function exactValue(value, type) {

@@ -9,6 +9,8 @@ import { beginStatement, contextSettings } from "./context.mjs";
 import { bodyOf, isDatabaseError, statusOf } from "./errors.mjs";
 import { quoteName } from "./quote.mjs";
 
+// Which rows are returned is the function's to say. What becomes of the transaction is decided before.
+const PLAIN_PREFERENCES = /^((return=\w+|tx=\w+)(,\s*|$))*$/;
 const PLAIN_HEADERS = /^(\*\/\*|application\/json)?$/;
 
 /** Calls functions of the exposed schemas. */
@@ -24,7 +26,7 @@ export class Rpc {
 
   /**
    * Call the function. Answers `{ status, body, headers }`, or null if the request is for lite.
-   * `request`: `{ method, path, search, headers, schema }`; `text`: the request's body; `caller`: of Keys.
+   * `request`: `{ method, path, search, headers, schema, rollback }`; `text`: the request's body; `caller`: of Keys.
    */
   async call(name, request, text, caller) {
     const { headers } = request;
@@ -32,7 +34,7 @@ export class Rpc {
       request.method === "POST" &&
       !request.search &&
       PLAIN_HEADERS.test(headers.accept ?? "") &&
-      !headers.prefer &&
+      PLAIN_PREFERENCES.test(headers.prefer ?? "") &&
       /^application\/json\b/.test(headers["content-type"] ?? "");
     if (!isPlain) return null;
     const given = argumentNames(text);
@@ -46,8 +48,8 @@ export class Rpc {
       settings: called.settings.statement_timeout ? { statement_timeout: called.settings.statement_timeout } : {},
     });
     try {
-      const row = await this.#run(called, settings, this.#statement(called, given, maxRows), text || "{}");
-      return answer(called, row);
+      const row = await this.#run(called, settings, this.#statement(called, given, maxRows), text || "{}", request);
+      return answer(called, row, headers.prefer);
     } catch (error) {
       if (!isDatabaseError(error) || error.code === "PGRST") throw error;
       const status = statusOf(error, caller.role);
@@ -68,14 +70,14 @@ export class Rpc {
    * Sent together, without waiting for one another. The call is a prepared statement, so that the server plans it once,
    * and the body a parameter. All are waited for, so that the next request finds the connection at rest.
    */
-  async #run(called, settings, statement, text) {
+  async #run(called, settings, statement, text, request) {
     const begin = await beginStatement(this.#catalog, settings, { readOnly: !called.volatile });
     const connection = await this.#pool.reserve();
     try {
       const outcomes = await Promise.allSettled([
         connection.unsafe(begin),
         connection.unsafe(statement, [text], { prepare: true }),
-        connection.unsafe("commit"), // after a failure the server answers it by a rollback
+        connection.unsafe(request.rollback ? "rollback" : "commit"), // after a failure the server answers it by a rollback
       ]);
       const failed = outcomes.find((outcome) => outcome.status === "rejected");
       if (failed) throw failed.reason;
@@ -157,8 +159,10 @@ function resultOf({ returns_void, returns_row, returns_set }, maxRows) {
   return ["coalesce(json_agg(result.value), '[]')::text", values];
 }
 
-function answer(called, row) {
-  const headers = Object.assign({}, ...JSON.parse(row.headers || "[]"));
+function answer(called, row, prefer = "") {
+  const [applied] = /tx=\w+/.exec(prefer) ?? [];
+  const own = applied ? [{ "preference-applied": applied }] : [];
+  const headers = Object.assign({}, ...own, ...JSON.parse(row.headers || "[]"));
   const status = row.status ? Number(row.status) : called.returns_void ? 204 : 200;
   return { status, headers, body: called.returns_void ? null : (row.body ?? "null") };
 }

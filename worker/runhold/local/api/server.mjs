@@ -17,7 +17,7 @@ import { authMiddleware } from "./auth.mjs";
 import { Catalog } from "./catalog.mjs";
 import { answerPreflight, isPreflight, readableAnywhere } from "./cors.mjs";
 import { createAuthConnection, currentRequest, RestConnection } from "./database.mjs";
-import { bodyOf, ConnectionError, statusOf } from "./errors.mjs";
+import { bodyOf, isDatabaseError, statusOf } from "./errors.mjs";
 import { forwardRequest, forwardUpgrade } from "./forward.mjs";
 import { Keys, refuseMalformed } from "./keys.mjs";
 import { exactBody } from "./lite.mjs";
@@ -90,7 +90,7 @@ const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0
     return;
   }
   serve(incoming, outgoing).catch((error) => {
-    if (error instanceof ConnectionError) return send(outgoing, statusOf(error), JSON.stringify(bodyOf(error)));
+    if (isDatabaseError(error)) return send(outgoing, statusOf(error), JSON.stringify(bodyOf(error)));
     if (isTooDeep(error) && !outgoing.headersSent) return send(outgoing, 413, TOO_DEEP);
     console.error(error);
     if (!outgoing.headersSent) send(outgoing, 500, JSON.stringify({ message: "The local API failed; see api.log." }));
