@@ -74,6 +74,7 @@ READS = [
     ("/sessions?select=user,n.sum()&order=user", [{"user": "ada", "sum": 3}, {"user": "bob", "sum": 3}]),
     ("/users?select=name,sessions(count)&name=eq.ada", [{"name": "ada", "sessions": [{"count": 2}]}]),
     ("/rpc/find?part=d&select=name", [{"name": "ada"}]),
+    ("/rpc/find?part=&select=state,many:name.count(),name.max()", [{"state": "new", "many": 3, "max": "cy"}]),
 ]
 
 

@@ -6,7 +6,7 @@ import { CompiledQuery, Kysely } from "kysely";
 import { PostgresJSDialect } from "kysely-postgres-js";
 import { beginStatement, contextSettings } from "./context.mjs";
 import { selfDescribing } from "./errors.mjs";
-import { AfterUpdate, judge, mendParsed } from "./lite.mjs";
+import { judge, MendStatements, mendParsed } from "./lite.mjs";
 import { unmarkParameter } from "./marks.mjs";
 import { explain } from "./plan.mjs";
 import { Pool } from "./pool.mjs";
@@ -64,7 +64,7 @@ export class RestConnection extends PostgresConnection {
       const send = (text) => connection.executeQuery(CompiledQuery.raw(text));
       const opened = send(begin);
       try {
-        const [result] = await Promise.all([work(connection.withPlugin(new AfterUpdate(request))), opened]);
+        const [result] = await Promise.all([work(connection.withPlugin(new MendStatements(request))), opened]);
         const judged = await judge(await explain(result, request?.plan, connection), request);
         await send(judged.undone ? "rollback" : "commit");
         return judged.answer;

@@ -1,6 +1,6 @@
 // What @supabase/lite must be given otherwise than it came, and what is done about its answers, so that they are PostgREST's.
 
-import { sql } from "kysely";
+import { GroupByItemNode, SelectQueryNode, sql, ValueNode } from "kysely";
 import { mark, markJson, markNumbers, unmarkJson } from "./marks.mjs";
 
 const isJsonType = (type) => type === "json" || type === "jsonb";
@@ -114,10 +114,13 @@ function mendPatterns(where) {
 }
 
 /**
- * Plugin of Kysely. To answer an update with embedded rows, lite reads the updated rows once more, by their keys and also
- * by the request's filter, which they may not match any more: so the filter is emptied once it has been used.
+ * Plugin of Kysely, for what can be mended in lite's statements alone.
+ *
+ * To answer an update with embedded rows, lite reads the updated rows once more, by their keys and also by the request's
+ * filter, which they may not match any more: so the filter is emptied once it has been used. And it does not group the
+ * result of a function by the columns that are selected beside aggregates.
  */
-export class AfterUpdate {
+export class MendStatements {
   #request;
   #updates = new WeakSet();
 
@@ -127,7 +130,8 @@ export class AfterUpdate {
 
   transformQuery({ node, queryId }) {
     if (node.kind === "UpdateQueryNode") this.#updates.add(queryId);
-    return node;
+    const { type, select } = this.#request?.parsed ?? {};
+    return type === "rpc" && node.kind === "SelectQueryNode" ? grouped(node, select) : node;
   }
 
   async transformResult({ result, queryId }) {
@@ -135,6 +139,19 @@ export class AfterUpdate {
     if (where && this.#updates.has(queryId)) for (const name of Object.keys(where)) delete where[name];
     return result;
   }
+}
+
+/** The statement, grouped by the selected columns, by their places, if aggregates are selected with them. */
+function grouped(node, select) {
+  const columns = (select ?? []).map((item) => (isObject(item) ? Object.values(item)[0] : {}));
+  const isPlain = node.selections?.length === columns.length && !node.groupBy && !select.includes("*");
+  if (!isPlain || !columns.some(({ aggregate }) => aggregate)) return node;
+  const places = columns.flatMap(({ aggregate }, index) => (aggregate ? [] : [index + 1]));
+  if (places.length === 0) return node;
+  return SelectQueryNode.cloneWithGroupByItems(
+    node,
+    places.map((place) => GroupByItemNode.create(ValueNode.createImmediate(place))),
+  );
 }
 
 /** Lite's answer, or the refusal in its place, and whether the request's transaction is to be rolled back. */
