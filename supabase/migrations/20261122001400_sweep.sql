@@ -156,7 +156,7 @@ begin
   return jsonb_build_object(
     'requeued', runhold.sweep_workers(),
     'expired', runhold.sweep_reviews(),
-    'repaired', runhold.sweep_repairs());
+    'repaired', runhold.sweep_repairs() + runhold.sweep_users());
 end;
 $$;
 

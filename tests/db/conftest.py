@@ -26,6 +26,7 @@ delete from public.agent_budgets;
 delete from public.agent_usage;
 delete from public.model_prices;
 delete from realtime.messages;
+delete from runhold.user_changes;
 update runhold.settings set value = '{app_metadata,tenant_id}' where name = 'tenant_claim';
 update runhold.settings set value = null where name <> 'tenant_claim';
 update runhold.liveness
