@@ -88,6 +88,8 @@ class FakePort(FakeDatabase):
         self._fail("claim", (seq, n))
         self._require_alive(worker_id)
         self.on_claim()
+        if seq < 1:
+            return Claim(runs=(), truncated=(), unreadable=(), next_due=None, more=True)
         if (worker_id, seq) not in self.claims:
             self.claims[worker_id, seq] = taken = self.pending[:n]
             del self.pending[:n]

@@ -17,7 +17,7 @@ from runhold.errors import StoreError
 from runhold.runtime import claims
 from runhold.runtime.claims import Claimer
 from runhold.runtime.held import HeldRuns
-from runhold.store.answers import UnreadableAnswer
+from runhold.store.answers import GatewayAnswer, UnreadableAnswer
 from runhold.store.records import Claim
 from runhold.testing.chaos.patience import eventually
 
@@ -245,7 +245,7 @@ async def test_the_number_rises_only_after_the_runs_are_held(desk: Desk) -> None
 
 
 @pytest.mark.parametrize(
-    "error", [UnreadableAnswer("not JSON"), UnreadableAnswer("not what this worker understands")], ids=str
+    "error", [UnreadableAnswer("not JSON"), GatewayAnswer("403", status=403, says="Blocked")], ids=str
 )
 async def test_an_answer_that_can_not_be_read_does_not_make_the_worker_deaf(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, error: StoreError
@@ -265,8 +265,26 @@ async def test_an_answer_that_can_not_be_read_does_not_make_the_worker_deaf(
     async with claiming(desk):
         await eventually(lambda: desk.claimer.last_seq >= 1)
         desk.port.submit()
+        desk.port.submit()
         desk.claimer.wake()
+        await eventually(lambda: len(desk.taken) == 2)
+    # those after it come one by one: the one at fault may be claimed again
+    assert {n for seq, n in desk.port.calls_of("claim") if seq > 1} == {1}
+    assert {n for seq, n in desk.port.calls_of("claim") if seq == 1} == {4}
+
+
+async def test_a_gateway_that_answers_no_claim_costs_no_run_an_attempt(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "RETRY_S", 0.001)
+    desk.port.submit()
+    desk.port.always_failing["claim"] = GatewayAnswer("403", status=403, says="Blocked")
+    async with claiming(desk):
+        await eventually(lambda: desk.looked > 20)
+        assert desk.claimer.last_seq == 0
+        del desk.port.always_failing["claim"]
         await eventually(lambda: len(desk.taken) == 1)
+    assert desk.claimer.last_seq == 1
 
 
 async def test_a_claim_is_repeated_under_its_number_while_nobody_answers(

@@ -17,8 +17,9 @@ from typing import Final, Literal, Protocol
 from uuid import UUID
 
 from runhold.errors import StoreError, WorkerDead
+from runhold.runtime.config import MAX_CAPACITY
 from runhold.runtime.held import HeldRuns
-from runhold.store.answers import UnreadableAnswer
+from runhold.store.answers import GatewayAnswer, UnreadableAnswer
 from runhold.store.records import Claim
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,12 @@ RETRY_S: Final = 1.0
 """After a claim that got no answer within its deadline."""
 
 MAX_UNREADABLE: Final = 2
-"""So often may a claim be answered with what can't be read, each time for as long as calls are repeated. Then its
-runs are left to the next heartbeat, which does not name them: counted, they end at ``max_attempts``."""
+"""So often may the answer to a claim not arrive as it is, each time for as long as calls are repeated, while a claim
+without runs is answered: a gateway rejects what its runs hold. Then its runs are left to the next heartbeat, which does
+not name them: counted, they end at ``max_attempts``."""
+
+ALONE_CLAIMS: Final = 16
+"""So many claims after that take one run each, so that no other shares the fate of the one at fault."""
 
 Reason = Literal["start", "push", "poll", "due", "slot"]
 """Why we look. ``push``: a wake-up, or Realtime just (re)joined. ``slot``: one became free, and there is more."""
@@ -109,6 +114,7 @@ class Claimer:
         self._woken = asyncio.Event()
         self._trailing_at = float("inf")
         self._due: datetime | None = None
+        self._alone = 0  # claims that are still to take one run each
         self._due_pause_s = MIN_DUE_S
 
     def wake(self) -> None:
@@ -145,28 +151,45 @@ class Claimer:
         """One claim, repeated under its number until it is answered. None: this worker is dead."""
         seq = self.last_seq + 1
         unreadable = 0
+        most = 1 if self._alone else MAX_CAPACITY
         while True:
             self._woken.clear()  # what happens from here on is another reason to look
             try:
                 claim = await self._port.claim(
-                    self._worker_id, seq, self._definitions, max(1, self._held.free)
+                    self._worker_id, seq, self._definitions, min(max(1, self._held.free), most)
                 )
             except WorkerDead as error:
                 logger.warning("this worker is dead to the database: %s", error)
                 self._on_dead()
                 return None
             except StoreError as error:
-                unreadable += isinstance(error, UnreadableAnswer)
+                unreadable += _may_be_about_content(error) and await self._is_answered()
                 if unreadable >= MAX_UNREADABLE:
-                    logger.error("claim %d can't be read, the runs in it are given back: %s", seq, error)
+                    logger.error(
+                        "the answer to claim %d does not arrive (%s); its runs are given back, and the next %d are "
+                        "claimed one by one",
+                        seq,
+                        error,
+                        ALONE_CLAIMS,
+                    )
                     self.last_seq = seq
+                    self._alone = ALONE_CLAIMS
                     return Claim(runs=(), truncated=(), unreadable=(), next_due=None, more=False)
                 logger.debug("claim %d got no answer, will be repeated: %s", seq, error)
                 await asyncio.sleep(random.uniform(RETRY_S / 2, RETRY_S * 1.5))
                 continue
+            self._alone = max(0, self._alone - 1)
             self._take(claim)
             self.last_seq = seq  # only now: the heartbeat gives back what we do not hold
             return claim
+
+    async def _is_answered(self) -> bool:
+        """Whether a claim is answered that takes nothing, because its number was used before: 0."""
+        try:
+            await self._port.claim(self._worker_id, 0, self._definitions, 1)
+        except StoreError:
+            return False
+        return True
 
     def _learn(self, reason: Reason, found: int) -> None:
         if reason == "push" and not found:
@@ -215,3 +238,10 @@ class Claimer:
         if self._due is None:
             return float("inf")
         return max((self._due - datetime.now(UTC)).total_seconds(), self._due_pause_s)
+
+
+def _may_be_about_content(error: StoreError) -> bool:
+    """Whether it may be what the claimed runs hold that kept the answer from arriving."""
+    return isinstance(error, UnreadableAnswer) or (
+        isinstance(error, GatewayAnswer) and error.may_be_about_content
+    )
