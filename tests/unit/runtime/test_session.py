@@ -13,7 +13,7 @@ import pytest
 from fake_port import FakePort
 
 from runhold import Agent, Limits, RunContext, tool
-from runhold.errors import ConfigError, StoreError, StoreUnavailable, WorkerDead
+from runhold.errors import ConfigError, Refused, StoreError, StoreUnavailable, WorkerDead
 from runhold.loop import run_agent
 from runhold.loop.ports import Definition, Step, Usage
 from runhold.models.breaker import FAILURES_TO_OPEN, Breaker
@@ -451,6 +451,21 @@ async def test_a_run_too_large_for_the_claim_is_fetched_while_it_is_held(bench: 
     _, task = await bench.start()
     await eventually(lambda: bench.port.run(run_id).status == "completed")
     assert bench.port.calls_of("log") == [(run_id, 1)]
+    await wound_up(bench, task)
+
+
+async def test_an_outage_while_it_is_fetched_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "LOG_RETRY_S", 0.001)
+    run_id = bench.port.submit()
+    bench.port.truncated.add(run_id)
+    outage = [StoreUnavailable("refused"), Refused("read-only", code="25006"), Refused("no", code="PGRST202")]
+    bench.port.failing["log"].extend(outage * 2)
+    _, task = await bench.start()
+    await eventually(lambda: bench.port.run(run_id).status == "completed")
+    assert len(bench.port.calls_of("log")) == 7
+    assert not bench.port.calls_of("requeued")
     await wound_up(bench, task)
 
 

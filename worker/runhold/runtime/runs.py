@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from uuid import UUID
 
 from runhold.agents import Agent
-from runhold.errors import RunholdError, StoreError
+from runhold.errors import Refused, RunholdError, StoreError, StoreUnavailable
 from runhold.loop import Outcome, run_agent
 from runhold.loop.ports import (
     ChatModel,
@@ -29,6 +29,7 @@ from runhold.loop.redaction import Redaction
 from runhold.models.prices import Prices
 from runhold.runtime.held import HeldRun, HeldRuns, Signals
 from runhold.runtime.user_client import UserClients
+from runhold.store.answers import GatewayAnswer, UnreadableAnswer, is_retryable
 from runhold.store.group_commit import GroupCommit
 from runhold.store.records import Claim, UnreadableRun, UserClaims
 from runhold.store.redact import RedactKeyMissing, Seal, SealedLog, Vault
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 GIVE_BACK_DELAY_MS: Final = 30_000
 """A run whose task failed for a reason of ours goes on later, here or elsewhere: not at once, or it would fail
 in circles as fast as the database can claim."""
+
+LOG_RETRY_S: Final = 1.0
+"""After a run's log got no answer within the deadline of the call."""
 
 GIVE_BACK_TIMEOUT_S: Final = 15.0
 """For writing that; then the heartbeat, which does not name the run any more, gives it back."""
@@ -146,8 +150,18 @@ class Runs:
             self._held.remove(held)
 
     async def _whole(self, run: Run) -> Run:
-        """A run that was too large for the claim's answer."""
-        return await self._port.log(self._worker_id, run.id, run.fence)
+        """A run that was too large for the claim's answer. An outage is waited for: it is not the run's fault.
+
+        :raises StoreError: its log does not arrive, or it is not ours any more.
+        """
+        while True:
+            try:
+                return await self._port.log(self._worker_id, run.id, run.fence)
+            except (StoreUnavailable, Refused) as error:
+                is_content = isinstance(error, GatewayAnswer) and error.may_be_about_content
+                if is_content or isinstance(error, UnreadableAnswer) or not is_retryable(error):
+                    raise
+                await asyncio.sleep(LOG_RETRY_S)
 
     async def _advance(self, held: HeldRun, run: Run) -> Outcome:
         equipment = self._equipment
