@@ -70,8 +70,8 @@ test("mistakes are refused with a code, a sentence and a hint", async () => {
 
   const list = await supabase.from("agent_executions").insert({ agent_type: "clerk", input_data: [1] })
   assert.equal(list.error.code, "RH003")
-  const wide = await supabase.from("agent_executions").insert({ ...plan(), limits: { max_steps: 1000 } })
-  assert.equal(wide.error.code, "RH004")
+  const odd = await supabase.from("agent_executions").insert({ ...plan(), limits: { max_steps: 0 } })
+  assert.equal(odd.error.code, "RH004")
   const forged = await supabase.from("agent_executions").insert({ ...plan(), status: "completed" })
   assert.equal(forged.error.code, "42501")
 })

@@ -249,7 +249,7 @@ def test_health_is_ones_own(runhold: Runhold) -> None:
         (("submit", "nothing"), 1, "no agent type"),
         (("submit", "letters", "-i", "[1]"), 1, "must be a JSON object"),
         (("submit", "letters", "-i", "{"), 2, "no JSON"),
-        (("submit", "letters", "--limits", '{"max_steps": 1000}'), 1, "wider"),
+        (("submit", "letters", "--limits", '{"max_steps": -1}'), 1, "above 0"),
         (("show", "abcdef"), 3, "no run"),
         (("show", "ab"), 3, "at least"),
         (("show", "../etc"), 3, "no id"),

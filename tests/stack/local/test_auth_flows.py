@@ -12,6 +12,7 @@ import pytest
 from auth_http import PASSWORD, AuthHttp, claims_of, new_email
 
 from runhold.local.api import ApiDatabase, start_api
+from runhold.local.config import ProjectConfig
 from runhold.local.stack import LocalStack
 from runhold.local.state import StackState
 
@@ -52,11 +53,13 @@ async def strict(api: LocalStack, tmp_path: Path) -> AsyncIterator[AuthHttp]:
             publishable_key=api.publishable_key,
             secret_key=api.secret_key,
         ),
-        auth={
-            "enable_anonymous_sign_ins": False,
-            "minimum_password_length": 20,
-            "email": {"enable_confirmations": True},
-        },
+        config=ProjectConfig(
+            auth={
+                "enable_anonymous_sign_ins": False,
+                "minimum_password_length": 20,
+                "email": {"enable_confirmations": True},
+            }
+        ),
     )
     try:
         yield AuthHttp(ElsewhereStack(api, url))

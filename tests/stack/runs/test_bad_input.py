@@ -139,10 +139,12 @@ async def test_empty_answers_are_asked_again_and_end_in_invalid_output(tricks: T
 async def test_a_worker_that_is_set_up_wrong_ends_with_one_sentence(
     town: Town, env: dict[str, str], said: str
 ) -> None:
-    worker = town.worker(**env)
+    worker = town.worker(RUNHOLD_START_TIMEOUT="0.5", **env)
     await eventually(lambda: not worker.running, "the worker's end")
     assert worker.status != 0
-    assert worker.log.startswith("Error: ")
-    assert said in worker.log
-    assert "Traceback" not in worker.log
-    assert worker.log.count("\n") == 1
+    *before, last = worker.log.splitlines()
+    assert last.startswith("Error: ")
+    assert said in last
+    assert (
+        len(before) <= 1
+    )  # a key that is refused may be accepted soon: the first refusal is logged, and tried again

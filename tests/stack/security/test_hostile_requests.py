@@ -128,7 +128,7 @@ BODIES = {
     f'{{"agent_type": "vault", "input_data": {{}}, "metadata": {DEEP}}}': "54001",
     '{"agent_type": "vault", "input_data": {}, "metadata": [1]}': "23514",
     f'{{"agent_type": "vault", "input_data": {{}}, "limits": {{{json.dumps(INJECTION)}: 1}}}}': "RH004",
-    '{"agent_type": "vault", "input_data": {}, "limits": {"max_steps": 1e9}}': "RH004",
+    '{"agent_type": "vault", "input_data": {}, "limits": {"max_steps": 1e16}}': "RH004",
     '{"agent_type": "vault", "input_data": {}, "limits": {"max_steps": "1; drop"}}': "RH004",
     f'{{"agent_type": "vault", "input_data": {{}}, "limits": {DEEP}}}': "54001",
     '{"agent_type": "vault", "input_data": {}, "wake_at": "infinity"}': "RH003",

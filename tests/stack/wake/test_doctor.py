@@ -199,7 +199,8 @@ async def test_migrations_of_another_version_fail(doctor: Doctor, monkeypatch: p
 async def test_a_signing_key_that_the_project_does_not_know_fails(doctor: Doctor) -> None:
     status, found = await doctor(SUPABASE_JWT_SECRET="x" * 40)
     assert status == 1
-    assert "signing key" in found["ctx.supabase"]["says"]
+    assert "SUPABASE_JWT_SIGNING_KEY" in found["ctx.supabase"]["says"]
+    assert "PGRST301" in found["ctx.supabase"]["says"]
 
 
 @pytest.mark.parametrize("swapped", ["SUPABASE_PUBLISHABLE_KEY", "SUPABASE_SECRET_KEY"])

@@ -167,7 +167,7 @@ async def test_token_that_stays_refused_is_a_fault_logged_once(caplog: pytest.Lo
     with project_api(lambda path, token: BAD_TOKEN) as api:
         project = Project(api.url)
         for _ in range(2):
-            with pytest.raises(UserAccessFault, match="rest answered 401 PGRST301 JWSError"):
+            with pytest.raises(UserAccessFault, match="rest API answered 401 PGRST301 JWSError"):
                 await look(project.client())
             assert project.noted[-1] is not None
         assert project.fetched == 4  # claims and time are asked for anew before it counts as refused

@@ -264,7 +264,7 @@ async def why_refused(response: httpx.Response) -> str | None:
         return None
     said = f"{code} {message}".strip()
     return (
-        f"{service} answered {response.status_code} {said}: check that SUPABASE_JWT_SIGNING_KEY (or "
+        f"the project's {service} API answered {response.status_code} {said}: check that SUPABASE_JWT_SIGNING_KEY (or "
         "SUPABASE_JWT_SECRET) is a key of the project and SUPABASE_PUBLISHABLE_KEY is valid"
     )
 
