@@ -101,8 +101,9 @@ def test_workers_may_execute_these_and_no_others(world: World) -> None:
         "worker_stop",
         "worker_user_claims",
     ]
+    others = ["agent_installation", "installation", "agent_sweep", "sweep"]
     assert callable_by(world, "runhold_worker") == sorted(
-        [*calls, *(f"agent_{name}" for name in calls), "agent_sweep", "sweep"]
+        [*calls, *(f"agent_{name}" for name in calls), *others]
     )
     offered = world.sql(
         "select proname as f from pg_proc where pronamespace = 'public'::regnamespace and proname like 'agent_worker_%%' order by 1"

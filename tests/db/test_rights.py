@@ -125,6 +125,7 @@ FUNCTIONS = {
         ("service", "worker"),
         WORKERS_ONLY,
     ),
+    "agent_installation": Api("agent_installation()", ("service", "worker"), WORKERS_ONLY),
     "agent_worker_prices": Api("agent_worker_prices('{}')", ("service", "worker"), WORKERS_ONLY),
     "agent_worker_definitions": Api("agent_worker_definitions('{}')", ("service", "worker"), WORKERS_ONLY),
     "agent_worker_claim": Api(

@@ -96,6 +96,7 @@ FUNCTIONS = {
             "definitions": [],
         }
     ),
+    "agent_installation": workers_only(),
     "agent_worker_prices": workers_only(lambda _: {"models": []}),
     "agent_worker_definitions": workers_only(lambda _: {"ids": []}),
     "agent_worker_claim": workers_only(
