@@ -3,7 +3,7 @@
 -- Columns: what is wrong, the run, its state, since when, and what to do. No rows is the good answer.
 -- Cost: reads running and paused runs by partial indexes, and the queue once: milliseconds, whatever the size of the history;
 -- 4 s with a million queued (2 busy cores).
--- Bad answer: the sweep repairs all but the last two within seconds. If rows stay, no sweep runs: is a worker alive
+-- Bad answer: the sweep repairs all but the last three within seconds. If rows of the others stay, no sweep runs: is a worker alive
 -- (sql/workers.sql)? By hand: select agent_sweep();
 
 select 'paused without an open review' as what, x.id as execution_id, x.agent_type, x.status, x.state_since as since,
@@ -39,4 +39,14 @@ from (select q.*, row_number() over (partition by q.agent_type order by q.create
 where x.nth = 1  -- one run per type
   and not exists (select from public.agent_workers w join public.agent_types t on t.name = x.agent_type and t.enabled
                   where w.dead_at is null and not w.draining and x.agent_type = any (w.agent_types))
+union all
+select case x.n when 1 then '1 run waits for ' else x.n || ' runs wait for ' end || x.what, x.id, x.agent_type, x.status, x.waiting_since,
+       x.error_detail ->> 'message'
+from (select q.*, w.what, row_number() over oldest as nth, count(*) over (partition by q.agent_type, w.what) as n
+      from public.agent_executions q
+      cross join lateral (select runhold.waits_for(q.error_detail) as what) w
+      where q.status = 'pending' and q.wake_at is not null and q.waiting_since is not null
+        and q.error_detail ->> 'waiting_for' in ('tool', 'redact_key', 'user_access', 'worker', 'model')
+      window oldest as (partition by q.agent_type, w.what order by q.waiting_since, q.id)) x
+where x.nth = 1  -- one run for each that is missing
 order by since;

@@ -37,6 +37,9 @@ create table public.agent_executions (
   recorded_seq bigint not null default 0,
   cancel_requested_at timestamptz,
   outage_since timestamptz,
+  release_count integer not null default 0,
+  waiting_since timestamptz,
+  waiting_told_at timestamptz,
 
   started_at timestamptz,
   state_since timestamptz not null default now(),
@@ -96,6 +99,11 @@ comment on column public.agent_executions.tool_error_count is
   'Of tool_call_count: those that failed by themselves; not what the run''s end cut off, a person refused, or nobody knows of.';
 comment on column public.agent_executions.review_count is 'Questions ever put to people about this run, whoever opened them.';
 comment on column public.agent_executions.outage_since is 'First release for a model outage since the last step.';
+comment on column public.agent_executions.release_count is
+  'How often in a row workers gave the run back, not counted as an attempt and without a step in between. Each time it waits longer.';
+comment on column public.agent_executions.waiting_since is 'First of these releases.';
+comment on column public.agent_executions.waiting_told_at is
+  'Last event about this wait: one an hour. While it is set, a claim is told of only once the run gets on.';
 comment on column public.agent_executions.reserved_in is
   'The rows of agent_usage in which reserved_tokens and reserved_usd are set aside for the model call under way.';
 comment on column public.agent_executions.active_ms is 'Time worked on: neither queued nor waiting for people. Milliseconds.';
@@ -108,6 +116,8 @@ create index agent_executions_queued_users_idx on public.agent_executions (agent
 create index agent_executions_due_idx on public.agent_executions (agent_type, wake_at) where status = 'pending' and wake_at is not null;
 create index agent_executions_waiting_for_budget_idx on public.agent_executions (wake_at)
   where status = 'pending' and wake_at is not null and error_detail ->> 'waiting_for' = 'budget';
+create index agent_executions_waiting_for_idx on public.agent_executions (agent_type, waiting_since)
+  where status = 'pending' and wake_at is not null and waiting_since is not null;
 create index agent_executions_running_idx on public.agent_executions (worker_id) where status = 'running';
 create index agent_executions_in_flight_idx on public.agent_executions (agent_type, user_id) where status = 'running';
 create index agent_executions_awaiting_review_idx on public.agent_executions (id) where status = 'awaiting_review';

@@ -55,6 +55,11 @@ begin
   if new.status <> 'running' then
     new.worker_id := null;
   end if;
+  if new.status not in ('pending', 'running') then
+    new.release_count := 0;
+    new.waiting_since := null;
+    new.waiting_told_at := null;
+  end if;
   return new;
 end;
 $$;
@@ -145,6 +150,19 @@ begin
 end;
 $$;
 
+-- Claims and releases of a run that waits are told of once an hour, not each.
+create function runhold.is_untold(p_from text, p_to text, p_told_before timestamptz, p_told_now timestamptz) returns boolean
+language plpgsql immutable parallel safe set search_path = ''
+as $$
+begin
+  return case
+    when p_from = 'pending' and p_to = 'running' then p_told_before is not null
+    when p_from = 'running' and p_to = 'pending' then p_told_now is not null and p_told_now is not distinct from p_told_before
+    else false
+  end;
+end;
+$$;
+
 create function runhold.after_execution_changes() returns trigger
 language plpgsql security definer set search_path = '' set enable_nestloop = off  -- its plan is kept, however few rows it was made for
 as $$
@@ -154,17 +172,22 @@ declare
 begin
   if not exists (
        select from old_runs o join new_runs n using (id)
-       where o.status <> n.status or (o.cancel_requested_at is null and n.cancel_requested_at is not null)) then
+       where o.status <> n.status or (o.cancel_requested_at is null and n.cancel_requested_at is not null)
+          or (o.waiting_told_at is not null and n.waiting_told_at is null)) then
     return null;  -- as for every step
   end if;
   v_actor := runhold.actor();
   insert into public.agent_events (execution_id, user_id, tenant_id, at, actor_kind, actor_id, kind, data)
-  select n.id, n.user_id, n.tenant_id, v_now,
+  select n.id, n.user_id, n.tenant_id, coalesce(e.at, v_now),
          coalesce(v_actor.kind, case when v_actor.id = n.user_id then 'user' else 'reviewer' end), v_actor.id, e.kind,
          e.data
   from old_runs o join new_runs n using (id)
   cross join lateral (
-    select runhold.status_event(o.status, n.status) as kind, case n.status
+    -- the claim that was not told of, as it might have come to nothing again
+    select 'claimed' as kind, jsonb_build_object('attempt', o.attempt) as data, o.state_since as at
+    where o.status = 'running' and o.waiting_told_at is not null and n.waiting_told_at is null
+    union all
+    select runhold.status_event(o.status, n.status), case n.status
       when 'running' then jsonb_build_object('attempt', n.attempt)
       when 'completed' then '{}'
       else runhold.compact(jsonb_build_object(
@@ -172,10 +195,12 @@ begin
         'detail', case when runhold.is_final(n.status) then n.error_detail end,
         'wake_at', case when n.status = 'pending' then n.wake_at end,
         'limits', case when o.status = 'failed' then n.limits end,
-        'reason', case when n.status = 'pending' then runhold.reason_of(n.id) end)) end as data
-    where o.status <> n.status
+        'reason', case when n.status = 'pending' then runhold.reason_of(n.id) end,
+        'waiting_since', case when n.status = 'pending' and n.release_count > 1 then n.waiting_since end,
+        'releases', case when n.status = 'pending' and n.release_count > 1 then n.release_count end)) end, null
+    where o.status <> n.status and not runhold.is_untold(o.status, n.status, o.waiting_told_at, n.waiting_told_at)
     union all
-    select 'cancel_requested', runhold.compact(jsonb_build_object('reason', runhold.reason_of(n.id)))
+    select 'cancel_requested', runhold.compact(jsonb_build_object('reason', runhold.reason_of(n.id))), null
     where o.cancel_requested_at is null and n.cancel_requested_at is not null) e;
   return null;
 end;

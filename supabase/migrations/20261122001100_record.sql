@@ -51,6 +51,7 @@ begin
                          else 'pending' end
              else e.body -> 'transition' ->> 'to'
            end as target,
+           case when s.steps > 0 and e.verdict <> 'late' then 0 else 1 end as in_a_row,  -- with earlier releases
            s.steps, s.input_tokens, s.output_tokens, s.cached_tokens, s.cost_usd,
            (select count(*) from jsonb_array_elements(e.body -> 'calls') c
             where e.verdict in ('ok', 'continue') or c ->> 'status' not in ('pending', 'awaiting_review', 'running')) as calls,
@@ -87,7 +88,17 @@ begin
                      when u.target = 'pending' then greatest(x.attempt - 1, 0) when u.steps > 0 and u.here then 1 else x.attempt end,
       outage_since = case when u.target = 'pending' and u.reason = 'model_outage' then coalesce(x.outage_since, v_now)
                           when u.steps > 0 then null else x.outage_since end,
-      wake_at = case when u.target = 'pending' and u.delay_ms > 0 then v_now + u.delay_ms * interval '1 ms' end,
+      -- a release; a step, or a return that counts as an attempt, begins anew
+      release_count = case when u.target = 'pending' and not u.counted then x.release_count * u.in_a_row + 1
+                           when u.target is null then x.release_count * u.in_a_row else 0 end,
+      waiting_since = case when u.target = 'pending' and not u.counted then coalesce(case when u.in_a_row = 1 then x.waiting_since end, v_now)
+                           when u.target is null and u.in_a_row = 1 then x.waiting_since end,
+      waiting_told_at = case when u.target = 'pending' and not u.counted then runhold.release_told_at(
+                                    x.release_count * u.in_a_row + 1, u.transition -> 'detail',
+                                    case when u.in_a_row = 1 then x.waiting_told_at end)
+                             when u.target is null and u.in_a_row = 1 then x.waiting_told_at end,
+      wake_at = case when u.target = 'pending' then v_now + nullif(runhold.release_pause(
+        case when u.counted then 1 else x.release_count * u.in_a_row + 1 end, u.reason, u.delay_ms * interval '1 ms'), '0') end,
       status = coalesce(u.target, x.status),
       result = case when u.target = 'completed' then coalesce(u.transition -> 'result', 'null') when u.target is null then x.result end,
       error = case when u.target = 'failed' then coalesce(u.transition ->> 'error', 'INTERNAL_ERROR') when u.target is null then x.error end,
@@ -96,6 +107,8 @@ begin
         when u.target = 'cancelled' then runhold.compact(
           coalesce(nullif(u.transition -> 'detail', 'null'), '{}') || runhold.cancel_detail(x) || jsonb_build_object(
             'result', nullif(u.transition -> 'result', 'null'), 'error', u.transition ->> 'error'))
+        when u.target = 'pending' and not u.counted then runhold.release_detail(
+          x.release_count * u.in_a_row + 1, u.reason, nullif(u.transition -> 'detail', 'null'))
         when u.target in ('failed', 'completed', 'pending') then nullif(u.transition -> 'detail', 'null')
         when u.target is null then x.error_detail end
   from u where x.id = u.execution_id;

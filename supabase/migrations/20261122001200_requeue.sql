@@ -99,8 +99,14 @@ begin
         when 'CANCELLED' then runhold.cancel_detail(x)
         when 'WORKER_LOST' then jsonb_build_object(
           'limit', 'max_attempts', 'allowed', runhold.max_attempts(x), 'used', x.attempt, 'step', x.step_count)
-        when 'STOPPED_BY_REVIEWER' then jsonb_build_object('step', x.step_count) end,
+        when 'STOPPED_BY_REVIEWER' then jsonb_build_object('step', x.step_count)
+        else case when not p_counted then runhold.release_detail(x.release_count + 1, p_reason, null) end end,
       attempt = case when p_counted then x.attempt else greatest(x.attempt - 1, 0) end,
+      release_count = case when p_counted then 0 else x.release_count + 1 end,
+      waiting_since = case when not p_counted then coalesce(x.waiting_since, runhold.now()) end,
+      waiting_told_at = case when not p_counted then runhold.release_told_at(x.release_count + 1, null, x.waiting_told_at) end,
+      wake_at = case when w.why is null and not p_counted
+                     then runhold.now() + nullif(runhold.release_pause(x.release_count + 1, p_reason, '0'), '0') end,
       active_ms = x.active_ms + case when p_counted then runhold.unrecorded_ms(x) else 0 end
   from (select e.id, runhold.why_not_again(e, p_counted) as why from public.agent_executions e
         where e.id = any (p_execution_ids) and e.status = 'running') w

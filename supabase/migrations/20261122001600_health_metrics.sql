@@ -56,6 +56,26 @@ begin atomic
   from queued q;
 end;
 
+-- Runs in the queue by what workers gave them back for. Of a hundred thousand at most.
+create function runhold.waiting_now(p_agent_type text) returns jsonb
+language sql stable security invoker set search_path = ''
+begin atomic
+  select coalesce(jsonb_object_agg(w.what, w.n), '{}')
+  from (select runhold.waits_for(x.error_detail) as what, count(*) as n
+        from (
+          (select e.error_detail from public.agent_executions e
+           where e.status = 'pending' and e.wake_at is not null and e.waiting_since is not null
+             and (p_agent_type is null or e.agent_type = p_agent_type) and (select runhold.caller_is_service())
+           limit 100000)
+          union all
+          select e.error_detail from public.agent_executions e
+          where e.status = 'pending' and e.wake_at is not null and e.waiting_since is not null
+            and (p_agent_type is null or e.agent_type = p_agent_type)
+            and e.user_id = (select auth.uid()) and not (select runhold.caller_is_service())) x
+        where x.error_detail ->> 'waiting_for' is not null
+        group by 1) w;
+end;
+
 create function public.agent_health_metrics(
   agent_type text default null,
   since timestamptz default now() - interval '7 days',
@@ -127,7 +147,8 @@ begin atomic
       'active_p50', p.active_p50, 'active_p95', p.active_p95, 'queued_p50', p.queued_p50, 'queued_p95', p.queued_p95,
       'wall_p50', p.wall_p50, 'wall_p95', p.wall_p95),
     'queue', (select jsonb_build_object(
-        'depth', o.pending, 'oldest_pending_s', o.oldest_pending_s, 'awaiting_review', o.awaiting_review, 'stuck', o.stuck)
+        'depth', o.pending, 'oldest_pending_s', o.oldest_pending_s, 'awaiting_review', o.awaiting_review, 'stuck', o.stuck,
+        'waiting', runhold.waiting_now(agent_health_metrics.agent_type))
       from now_open o))
   from total t cross join spread p;
 end;
@@ -136,4 +157,5 @@ revoke execute on all functions in schema runhold from public;
 revoke execute on function public.agent_health_metrics(text, timestamptz, timestamptz) from public, anon;
 grant execute on function public.agent_health_metrics(text, timestamptz, timestamptz) to authenticated, service_role;
 -- the function runs as its caller, so these helpers are called by them too: numbers of what they may see
-grant execute on function runhold.open_now(text), runhold.queue_depth(text) to authenticated, service_role;
+grant execute on function runhold.open_now(text), runhold.queue_depth(text), runhold.waiting_now(text), runhold.waits_for(jsonb)
+  to authenticated, service_role;

@@ -82,6 +82,8 @@ def test_signed_in_users_may_execute_these_and_no_others(world: World) -> None:
         "send",
         "spans_of_rows",
         "submit",
+        "waiting_now",
+        "waits_for",
     ]
 
 

@@ -127,7 +127,13 @@ def test_nothing_is_no_division_by_zero(world: World) -> None:
     )
     assert (found["cost"]["tokens"], found["cost"]["usd_per_completion"]) == (0, None)
     assert (found["runs_by_status"], found["failures_by_code"], found["tools"]["by_tool"]) == ({}, {}, {})
-    assert found["queue"] == {"depth": 0, "oldest_pending_s": None, "awaiting_review": 0, "stuck": 0}
+    assert found["queue"] == {
+        "depth": 0,
+        "oldest_pending_s": None,
+        "awaiting_review": 0,
+        "stuck": 0,
+        "waiting": {},
+    }
 
 
 def test_one_type_and_one_span(world: World) -> None:

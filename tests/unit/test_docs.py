@@ -28,7 +28,10 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/guides/first-agent.md", "docs/guides/reviews.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/guides/first-agent.md", "docs/guides/reviews.md", "docs/guides/changing-agents.md"],
+)
 def test_python_blocks_are_agents_and_tools_that_load(page: str, tmp_path: Path) -> None:
     found = blocks(ROOT / page, "python")
     assert found

@@ -216,3 +216,18 @@ def test_durations_read_well() -> None:
         None: "–",
     }
     assert {ms: seconds(ms) for ms in spans} == spans
+
+
+def test_a_run_that_is_given_back_again_and_again_is_told_with_a_count() -> None:
+    again = event(
+        1,
+        "requeued",
+        WORKER,
+        "worker",
+        reason="missing_tool",
+        wake_at=at(9),
+        releases=12,
+        waiting_since=at(1),
+    )
+    (line,) = told(story(), [again])
+    assert "lacks a tool that the run needs (given back 12 times since" in line

@@ -131,6 +131,7 @@ class TestOutage:
         row = Row(input=INPUT)
         outcome = await work(row, AGENT, ScriptedModel(ModelUnavailable("503")))
         assert (outcome.kind, outcome.code) == ("released", "model_outage")
+        assert (row.detail["waiting_for"], row.detail["model"]) == ("model", "m")
         assert row.status == "pending"
         assert 2000 <= row.transitions[0].delay_ms <= 2500
         assert not row.steps

@@ -109,6 +109,8 @@ async def test_a_tool_that_the_log_needs_and_this_worker_lacks() -> None:
     outcome = await work(row, AGENT, ScriptedModel())
     assert (outcome.kind, outcome.code) == ("released", "missing_tool")
     assert row.transitions[-1].delay_ms == 5000
+    assert row.detail == outcome.detail
+    assert (row.detail["waiting_for"], row.detail["tool"]) == ("tool", "rare")
     assert row.status == "pending"
 
 

@@ -105,7 +105,7 @@ class FakePort(FakeDatabase):
             runs=[self._record_of(each) for each in whole],
             truncated=[self._record_of(each) for each in ids if each in self.truncated],
             unreadable=[
-                UnreadableRun(id=each, fence=self.run(each).fence, problem="?")
+                UnreadableRun(id=each, agent_type="t", fence=self.run(each).fence, problem="?")
                 for each in ids
                 if each in self.unreadable
             ],

@@ -508,7 +508,10 @@ async def test_a_run_whose_redacted_fields_it_can_not_read_goes_back_for_another
     transition = run.entries[-1]["transition"]
     assert (transition["reason"], transition["detail"]["waiting_for"]) == ("missing_key", "redact_key")
     assert transition["delay_ms"] > 0
-    assert "this worker has no RUNHOLD_REDACT_KEY" in caplog.text
+    (told,) = [record for record in caplog.records if getattr(record, "action", "") == "waits"]
+    assert told.levelname == "WARNING"
+    assert "a run of t waits for redact_key" in told.getMessage()
+    assert "this worker has no RUNHOLD_REDACT_KEY" in told.getMessage()
     await wound_up(bench, task)
 
 

@@ -41,6 +41,8 @@ def health_view(metrics: Row) -> RenderableType:
         f"{seconds(times.get('queued_p50'))} queued), 95 % within {seconds(times.get('wall_p95'))}",
         "queue": f"{queue.get('depth', 0)} pending, {queue.get('awaiting_review', 0)} waiting for people, "
         f"{queue.get('stuck', 0)} stuck",
+        "waiting for": ", ".join(f"{what}: {n}" for what, n in sorted(members(queue.get("waiting")).items()))
+        or None,
         "failures": ", ".join(
             f"{n} {code}" for code, n in sorted(members(metrics["failures_by_code"]).items())
         )

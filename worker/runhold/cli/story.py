@@ -66,6 +66,10 @@ _REASONS: Final = {
     "model_outage": "the model's provider gives no answer",
     "user_access": "its worker can't act as the run's user",
     "lease_ending": "its worker was about to lose its lease",
+    "lease_lost": "its worker had lost its lease",
+    "agent_disabled": "an operator disabled its agent",
+    "budget": "a budget has no room for it",
+    "its record can't be read": "its worker can't read its record",
 }
 
 _WITHOUT_ACTOR: Final = ("review_expired", "resumed")
@@ -202,6 +206,11 @@ class Story:
             if data.get(name):
                 words = _REASONS.get(str(data[name])) if event == "requeued" else None
                 line.append(f": {words or one_line(data[name], 200)}")
+        if data.get("releases"):
+            line.append(
+                f" (given back {data['releases']} times since {clock(data['waiting_since'])[:-2]})",
+                style="yellow",
+            )
         if data.get("limits"):
             line.append(f", with limits {one_line(data['limits'], 100)}", style="yellow")
         lines = [line]

@@ -126,7 +126,9 @@ class Asker:
             since, patience_s = self._journal.run.outage_since, self._limits.model_outage_max_s
             if self._journal.steps[len(self._journal.run.steps) :]:
                 since = None  # a step since then: this is a new outage
-            raise outage_ending(error, since, self._clock.now(), patience_s) from error
+            raise outage_ending(
+                error, self._definition.model, since, self._clock.now(), patience_s
+            ) from error
         except ModelRejected as error:
             self._journal.owes = False
             raise failed(

@@ -17,7 +17,7 @@ JITTER: Final = 0.25
 
 
 def outage_ending(
-    error: ModelUnavailable, outage_since: datetime | None, now: datetime, patience_s: float
+    error: ModelUnavailable, model: str, outage_since: datetime | None, now: datetime, patience_s: float
 ) -> Ending:
     """Wait in the queue and try again, for up to ``patience_s`` seconds since the first failure in a row.
 
@@ -35,4 +35,9 @@ def outage_ending(
     pause_s = min(max(lasted_s / 2, SHORTEST_S), LONGEST_S)
     pause_s = max(pause_s, error.retry_after_s or 0)
     pause_s = min(pause_s * random.uniform(1, 1 + JITTER), max(patience_s - lasted_s, SHORTEST_S))
-    return released("model_outage", delay_s=pause_s)
+    message = clean_text(f"The run waits for an answer of its model: {error}")
+    return released(
+        "model_outage",
+        delay_s=pause_s,
+        detail={"waiting_for": "model", "model": model, "message": message},
+    )

@@ -16,7 +16,7 @@ from runhold.loop.ports import Entry, OpenReview, Result, Start, Started, ToolCa
 from runhold.loop.user_access import UserAccess
 
 MISSING_TOOL_DELAY_S = 5.0
-"""Time for a worker that has the tool to be started, or to come by."""
+"""Time for a worker that has the tool to be started, or to come by. The database doubles it from time to time."""
 
 MAX_ASKED_AGAIN = 2
 """How often a reviewer whose changed arguments do not fit the tool is asked once more."""
@@ -130,7 +130,15 @@ class Resumer:
         else:
             ready = call.status == "pending" or (call.status == "running" and call.effect != "unsafe")
         if ready and self._agent.tool(call.tool_name) is None:
-            raise released("missing_tool", delay_s=MISSING_TOOL_DELAY_S)
+            raise released(
+                "missing_tool",
+                delay_s=MISSING_TOOL_DELAY_S,
+                detail={
+                    "waiting_for": "tool",
+                    "tool": call.tool_name,
+                    "message": f"The run waits for a worker with the tool {call.tool_name} of {self._agent.type}.",
+                },
+            )
         return ready
 
     async def _to_ask(self, call: ToolCall) -> OpenReview | None:

@@ -29,6 +29,7 @@ from runhold.loop.redaction import Redaction
 from runhold.models.prices import Prices
 from runhold.runtime.held import HeldRun, HeldRuns, Signals
 from runhold.runtime.user_client import UserClients
+from runhold.runtime.waits import Waits
 from runhold.store.answers import GatewayAnswer, UnreadableAnswer, is_retryable
 from runhold.store.group_commit import GroupCommit
 from runhold.store.records import Claim, UnreadableRun, UserClaims
@@ -88,6 +89,7 @@ class Runs:
         held: HeldRuns,
         may_start_effect: Callable[[], bool],
         leave_because: Callable[[str], ReleaseReason | None],
+        waits: Waits,
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         self._worker_id = worker_id
@@ -100,6 +102,7 @@ class Runs:
         self._held = held
         self._may_start_effect = may_start_effect
         self._leave_because = leave_because
+        self._waits = waits
         self._others: set[asyncio.Task[None]] = set()
 
     def take(self, claim: Claim) -> None:
@@ -137,6 +140,8 @@ class Runs:
             await self._give_back(held.log, f"worker error: {type(error).__name__}", counted=True)
         else:
             self.outcomes[outcome.kind] += 1
+            if outcome.kind == "released":
+                self._waits.note(held.run.agent_type, held.run.id, outcome.detail)
             self._say(outcome, time.monotonic() - began, fields)
         finally:
             if held.released is None:
@@ -189,21 +194,16 @@ class Runs:
 
     async def _leave_to_who_has_the_key(self, log: QueuedLog, run: Run, error: Exception) -> Outcome:
         """Nothing of the run can be repeated to the model here; another worker may be able to."""
-        logger.error(
-            "run %s goes back: %s", run.id, error, extra={"run_id": str(run.id), "action": "missing_key"}
-        )
+        detail = {
+            "waiting_for": "redact_key",
+            "message": f"The run waits for a worker that can read it: {error}.",
+        }
         transition = Transition(
-            to="pending",
-            reason="missing_key",
-            delay_ms=GIVE_BACK_DELAY_MS,
-            detail={
-                "waiting_for": "redact_key",
-                "message": f"The run waits for a worker that can read it: {error}.",
-            },
+            to="pending", reason="missing_key", delay_ms=GIVE_BACK_DELAY_MS, detail=detail
         )
         verdict = await log.append(Entry(transition=transition))
         kind = "cancelled" if verdict.cancel_requested else "released"
-        return Outcome(kind=kind, code="missing_key", steps=len(run.steps))
+        return Outcome(kind=kind, code="missing_key", detail=detail, steps=len(run.steps))
 
     async def _definitions_of(self, run: Run) -> Mapping[UUID, Definition]:
         """What the agent was at earlier steps: known, or fetched. Only estimates depend on it, so that a
@@ -230,19 +230,23 @@ class Runs:
     # ----------------------------------------------------------------------- runs that can't go on here
 
     async def _give_back_unreadable(self, broken: UnreadableRun) -> None:
-        logger.error("run %s makes no sense to this worker: %s", broken.id, broken.problem)
+        message = f"its record makes no sense to this worker: {broken.problem}"
+        self._waits.note(broken.agent_type, broken.id, {"waiting_for": "worker", "message": message})
         await self._give_back(
             self._writer.open(broken.id, broken.fence), "its record can't be read", counted=False
         )
 
     async def _give_back(self, log: QueuedLog, reason: str, *, counted: bool) -> None:
-        """:param counted: it may fail so everywhere, and must come to an end."""
+        """:param counted: it may fail so everywhere, and must come to an end; else it waits for another worker."""
         transition = Transition(
             to="pending",
             reason=reason,
             delay_ms=GIVE_BACK_DELAY_MS,
             counted=counted,
-            detail={"message": f"The run could not go on ({reason}); the worker's log says where."},
+            detail={
+                **({} if counted else {"waiting_for": "worker"}),
+                "message": f"The run could not go on ({reason}); the worker's log says where.",
+            },
         )
         # if it holds a reservation, its model may have been at work
         entry = Entry(transition=transition, charge=True)

@@ -26,6 +26,7 @@ from runhold.runtime.price_list import PriceList, PricePort
 from runhold.runtime.registration import Registered
 from runhold.runtime.runs import Equipment, Runs, RunsPort
 from runhold.runtime.side_tasks import SideTaskDied, SideTasks
+from runhold.runtime.waits import Waits
 from runhold.runtime.wake import Listener
 from runhold.runtime.wake_report import WakeReport
 from runhold.runtime.watchdog import Watchdog
@@ -93,6 +94,7 @@ class Session:
         self._writer = GroupCommit(
             port, worker_id, lease_lost=lambda: lease.is_lost, on_worker_dead=self._dead.set
         )
+        self._waits = Waits()
         self._runs = Runs(
             worker_id=worker_id,
             port=port,
@@ -102,6 +104,7 @@ class Session:
             held=self._held,
             may_start_effect=lease.may_start_effect,
             leave_because=self._leave_because,
+            waits=self._waits,
         )
         self._listener = Listener(
             config,
@@ -148,6 +151,7 @@ class Session:
         side.start("sweeper", self._sweep())
         side.start("watchdog", self._watchdog.run())
         side.start("notifier", self._notifier.run())
+        side.start("waits report", self._waits.run())
         if self._config.realtime:
             side.start("realtime listener", self._listener.run())
             side.start("wake report", self._wakes.run())

@@ -125,10 +125,11 @@ class Heartbeat:
 class UnreadableRun:
     """A claimed run whose record makes no sense here: give it back, it must not block the others.
 
-    :ivar fence: 0 if not even that could be read.
+    :ivar agent_type: "unknown" if not even that could be read; so is a ``fence`` of 0.
     """
 
     id: UUID
+    agent_type: str
     fence: int
     problem: str
 
@@ -314,8 +315,14 @@ def _unreadable(raw: Any, error: Exception) -> UnreadableRun:
         run_id = _uuid.validate_python(raw["id"])
     except (ValidationError, KeyError, TypeError) as nameless:
         raise StoreError("agent_worker_claim answered a run without an id") from nameless
+    agent_type: Any = raw.get("agent_type")
     fence: Any = raw.get("fence")
-    return UnreadableRun(id=run_id, fence=fence if isinstance(fence, int) else 0, problem=_reason(error))
+    return UnreadableRun(
+        id=run_id,
+        agent_type=agent_type if isinstance(agent_type, str) else "unknown",
+        fence=fence if isinstance(fence, int) else 0,
+        problem=_reason(error),
+    )
 
 
 def _validated(adapter: TypeAdapter[T], value: Any, function: str) -> T:
