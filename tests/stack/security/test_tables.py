@@ -73,7 +73,7 @@ TABLES = {
     "agent_executions": Table(
         columns="id user_id agent_type status input_data state result error step_count token_count created_at updated_at"
         " completed_at tenant_id error_detail limits allowance definition_id effective_limits priority wake_at idempotency_key forked_from copied_steps"
-        " copied_tokens resumed_after_step metadata attempt worker_id fence claim_seq recorded_seq cancel_requested_at outage_since started_at state_since active_ms"
+        " copied_tokens resumed_after_step metadata attempt worker_id fence claim_seq recorded_seq cancel_requested_at outage_since release_count waiting_since waiting_told_at started_at state_since active_ms"
         " queued_ms review_ms input_tokens output_tokens cached_tokens cost_usd reserved_tokens reserved_usd reserved_in"
         " tool_call_count tool_error_count review_count",
         sees=of_owners(),
