@@ -124,6 +124,30 @@ def test_where_cron_exists_the_sweep_and_retention_are_scheduled(plain: psycopg.
     assert answers == [(0,), ({"requeued": 0, "expired": 0, "repaired": 0},)]
 
 
+OLD_CRON = """
+create function cron.require_minutes() returns trigger language plpgsql as $$
+begin
+  if new.schedule ~ 'second' then
+    raise exception 'invalid schedule: %', new.schedule using errcode = '22023';
+  end if;
+  return new;
+end $$;
+create trigger require_minutes before insert or update on cron.job for each row execute function cron.require_minutes();
+"""
+
+
+def test_a_pg_cron_that_refuses_seconds_sweeps_every_minute(plain: psycopg.Connection) -> None:
+    plain.execute(CRON)
+    plain.execute(OLD_CRON)
+    notices = migrate(plain)
+    assert (
+        "runhold: pg_cron runs runhold-sweep every minute, as it refuses seconds: invalid schedule: 30 seconds"
+        in notices
+    )
+    jobs = plain.execute("select jobname, schedule from cron.job order by 1").fetchall()
+    assert jobs == [("runhold-prune", "*/10 * * * *"), ("runhold-sweep", "* * * * *")]
+
+
 def test_older_project_with_generous_defaults_ends_with_the_same_rights(
     plain: psycopg.Connection, world: World
 ) -> None:

@@ -15,6 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
+from jwt.utils import base64url_decode, base64url_encode
 from postgrest import APIError
 from project_api import Answer, project_api  # pyright: ignore[reportMissingImports]
 from supabase import AsyncClient
@@ -349,3 +350,27 @@ async def test_closing_one_client_leaves_the_others_connections() -> None:
         await project.users.aclose()
         with pytest.raises(RuntimeError, match="closed"):
             await look(second)
+
+
+@pytest.mark.parametrize("short", ["x", "y", "d"])
+def test_a_key_whose_numbers_lost_their_leading_zeros_signs(short: str) -> None:
+    """As Supabase CLI 2 writes one key in a hundred; a key with a zero there is found by trying."""
+    while True:
+        key = ec.generate_private_key(ec.SECP256R1())
+        fields = ECAlgorithm.to_jwk(key, as_dict=True)
+        number = base64url_decode(fields[short])
+        if number[0] == 0:
+            break
+    assert len(number) == 32
+    fields[short] = base64url_encode(number.lstrip(b"\0")).decode()
+    signing = signing_key(secret=None, jwk=json.dumps(fields))
+    assert signing is not None
+    assert jwt.decode(signing.sign({"sub": ADA}), key.public_key(), algorithms=["ES256"]) == {"sub": ADA}
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "3", '"x"', '{"kty": "EC", "crv": "P-256", "x": 1, "y": "AA", "d": "AA"}']
+)
+def test_json_that_is_no_key_is_named(text: str) -> None:
+    with pytest.raises(ConfigError, match="SUPABASE_JWT_SIGNING_KEY is no private signing key"):
+        signing_key(secret=None, jwk=text)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import httpx
 import jwt
+from jwt.utils import base64url_decode, base64url_encode
 from supabase import AsyncClient, AsyncClientOptions
 
 from runhold.errors import ConfigError, UserAccessFault
@@ -25,6 +26,9 @@ from runhold.tls import tls_context
 TIMEOUT_S: Final = 30.0
 
 _ALGORITHMS: Final = {"EC": "ES256", "RSA": "RS256"}
+
+P256_BYTES: Final = 32
+"""Size of a coordinate, and of a private key, of the curve of ES256."""
 
 
 class _SharedPool(httpx.AsyncClient):
@@ -64,19 +68,34 @@ def signing_key(*, secret: str | None, jwk: str | None) -> SigningKey | None:
     """
     if jwk:
         try:
-            fields = json.loads(jwk)
+            fields = _padded(json.loads(jwk))
             algorithm = _ALGORITHMS[fields["kty"]]
             if "d" not in fields:
                 raise KeyError("d")
             return SigningKey(
                 algorithm=algorithm, key=jwt.PyJWK(fields, algorithm).key, key_id=fields.get("kid")
             )
-        except (ValueError, KeyError, TypeError, jwt.PyJWTError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, jwt.PyJWTError) as error:
             raise ConfigError(
                 "SUPABASE_JWT_SIGNING_KEY is no private signing key: give the JSON (with kty and d) that "
                 "`supabase gen signing-key` prints"
             ) from error
     return SigningKey(algorithm="HS256", key=secret) if secret else None
+
+
+def _padded(fields: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a JWK whose numbers of an elliptic curve have their full size again.
+
+    Version 2 of the Supabase CLI writes them without leading zero bytes, which one key in a hundred has and RFC 7518
+    (6.2.1.2) requires.
+    """
+    if fields.get("kty") != "EC":
+        return fields
+    return fields | {
+        name: base64url_encode(base64url_decode(fields[name]).rjust(P256_BYTES, b"\0")).decode()
+        for name in ("x", "y", "d")
+        if name in fields
+    }
 
 
 class UserClients:
