@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import respx
+from aiohttp import web
 
-from runhold.runtime.progress import MAX_EVENTS, MAX_RUNS_PER_REQUEST, MAX_RUNS_WAITING, Progress
+from runhold.runtime import progress as progress_module
+from runhold.runtime.progress import (
+    LONGEST_PAUSE_S,
+    MAX_EVENTS,
+    MAX_MESSAGE_BYTES,
+    MAX_MESSAGES_PER_REQUEST,
+    MAX_RUNS_WAITING,
+    Progress,
+)
 from runhold.store.client import Access
 
 ADA, BOB = UUID(int=1), UUID(int=2)
@@ -73,7 +85,7 @@ async def test_many_runs_take_turns_the_oldest_news_first_and_what_is_too_much_i
             progress.add(UUID(int=n), "step", {"step": 1})
         messages = await sent_by(progress, route)
     assert [m["topic"] for m in messages] == [
-        f"execution:{UUID(int=n)}" for n in range(3, 3 + MAX_RUNS_PER_REQUEST)
+        f"execution:{UUID(int=n)}" for n in range(3, 3 + MAX_MESSAGES_PER_REQUEST)
     ]
     assert progress.dropped == 3
 
@@ -111,3 +123,132 @@ async def test_what_is_no_json_is_dropped_and_the_task_lives() -> None:
                 await asyncio.sleep(0.01)
         assert not task.done()
         task.cancel()
+
+
+# ------------------------------------------------------------------------------------- Realtime's limits, over real HTTP
+
+Message = dict[str, Any]
+
+
+@asynccontextmanager
+async def realtime(answer: Callable[[list[Message]], int], heard: list[Message]) -> AsyncIterator[str]:
+    """A server whose ``answer`` decides about a whole batch; what is accepted is ``heard``."""
+
+    async def broadcast(request: web.Request) -> web.Response:
+        messages = (await request.json())["messages"]
+        status = answer(messages)
+        if status < 300:
+            heard.extend(messages)
+        return web.Response(status=status)
+
+    app = web.Application(client_max_size=10**7)
+    app.router.add_post("/realtime/v1/api/broadcast", broadcast)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def running(progress: Progress) -> AsyncIterator[None]:
+    task = asyncio.create_task(progress.run())
+    try:
+        yield
+        assert not task.done()
+    finally:
+        task.cancel()
+
+
+async def until(done: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not done():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_module, "INTERVAL_S", 0.001)
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_quota_that_is_used_up_loses_no_news_and_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard, sizes = list[Message](), list[int]()
+
+    def answer(messages: list[Message]) -> int:
+        sizes.append(len(messages))
+        return 429 if len(sizes) <= 5 else 202
+
+    async with realtime(answer, heard) as url, httpx.AsyncClient() as http:
+        progress = Progress(url, lambda: Access("k"), http)
+        for n in range(40):
+            progress.add(UUID(int=n), "step", {"step": 1})
+            progress.add(UUID(int=n), "text", {"step": 1, "text": "a"})
+        async with running(progress):
+            await until(lambda: len(sizes) == 2)
+            progress.add(UUID(int=0), "step", {"step": 2})
+            progress.add(UUID(int=0), "text", {"step": 1, "text": "b"})
+            await until(lambda: len(heard) >= 80)
+    assert sizes[:5] == [16, 8, 4, 2, 2], "a refused request is followed by a smaller one"
+    assert max(sizes) <= MAX_MESSAGES_PER_REQUEST
+    first = [m for m in heard if m["topic"] == f"execution:{UUID(int=0)}"]
+    assert [e["step"] for m in first if m["event"] == "progress" for e in m["payload"]["events"]] == [1, 2]
+    assert "".join(m["payload"]["text"] for m in first if m["event"] == "text") == "ab"
+    assert progress.dropped == 0
+    (record,) = [r for r in caplog.records if r.name == "runhold.runtime.progress"]
+    assert "[429]" in record.getMessage()
+
+
+def test_the_pause_grows_to_a_bound_and_shrinks_again() -> None:
+    pace = progress_module._Pace()  # pyright: ignore[reportPrivateUsage]
+    for _ in range(20):
+        pace.slower(0)
+    assert (pace.messages, pace.pause_s) == (1, LONGEST_PAUSE_S)
+    for _ in range(20):
+        pace.faster()
+    assert (pace.messages, pace.pause_s) == (MAX_MESSAGES_PER_REQUEST, progress_module.INTERVAL_S)
+    pace.slower(7)
+    assert pace.pause_s == 7
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("status", [413, 422])
+async def test_one_message_that_realtime_refuses_costs_no_other(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[Message] = []
+
+    def answer(messages: list[Message]) -> int:
+        return status if any("bad" in json.dumps(m["payload"]) for m in messages) else 202
+
+    async with realtime(answer, heard) as url, httpx.AsyncClient() as http:
+        progress = Progress(url, lambda: Access("k"), http)
+        for n in range(16):
+            progress.add(UUID(int=n), "tool", {"name": "bad" if n == 5 else "good"})
+        async with running(progress):
+            await until(lambda: len(heard) == 15)
+    assert progress.dropped == 1
+    assert f"Realtime answered {status}" in caplog.text
+
+
+@pytest.mark.usefixtures("fast")
+async def test_no_message_is_larger_than_the_smallest_plan_takes() -> None:
+    heard: list[Message] = []
+    async with realtime(lambda _: 202, heard) as url, httpx.AsyncClient() as http:
+        progress = Progress(url, lambda: Access("k"), http)
+        for n in range(MAX_EVENTS):
+            progress.add(ADA, "emit", {"n": n, "data": "x" * 50_000})
+        progress.add(BOB, "emit", {"data": "x" * (MAX_MESSAGE_BYTES + 1)})
+        progress.add(BOB, "emit", {"data": "ä"})
+        progress.add(BOB, "text", {"step": 1, "text": "\U0001f600" * 20_000})
+        async with running(progress):
+            await until(lambda: len(heard) == 3)
+    assert max(len(json.dumps(m)) for m in heard) < 256_000
+    assert [e["n"] for e in heard[0]["payload"]["events"]] == [47, 48, 49]
+    assert heard[1]["payload"] == {"events": [{"event": "emit", "data": "ä"}]}
+    assert progress.dropped == 1

@@ -1,19 +1,22 @@
 """What a run is doing, told to whoever watches it: broadcasts on its private topic ``execution:<id>``.
 
 Hints, nothing more: they are sent after the fact, at most four times a second per run, in one request for many runs
-of the worker. A worker tells of 64 runs a second at most, however many it works on: those with the oldest news first.
-When Realtime is slow or away, or news come faster than that for long, they are dropped. No run ever waits for them.
+of the worker. A worker sends 64 messages a second at most, however many runs it works on: those with the oldest news
+first. Several workers share the quota of their project (100 messages a second on Supabase's free plan): when Realtime
+says that it is used up, a worker sends less, and more again later. When Realtime is slow or away, or news come faster
+than they may be sent, they are dropped. No run ever waits for them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
 
@@ -24,7 +27,7 @@ from runhold.store.client import Access
 logger = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 0.25
-"""Four messages a second and run: fast enough to read along, and far below Realtime's quotas."""
+"""Four messages a second and run: fast enough to read along."""
 
 MAX_EVENTS: Final = 50
 """Kept per run between two messages; the oldest go first."""
@@ -32,12 +35,21 @@ MAX_EVENTS: Final = 50
 MAX_TEXT_CHARS: Final = 16_000
 """Text kept per run between two messages; what came first goes first."""
 
-MAX_RUNS_PER_REQUEST: Final = 16
+MAX_MESSAGES_PER_REQUEST: Final = 16
 """Every message is checked against policies in the database and counts against the project's quota of messages,
 whether anybody listens or not (the server does not tell)."""
 
+MAX_MESSAGE_BYTES: Final = 200_000
+"""Of one message. Supabase's smallest plan takes 256 kB; one message over it costs its whole request."""
+
+LONGEST_PAUSE_S: Final = 30.0
+"""Between two requests while the project's quota is used up."""
+
 MAX_RUNS_WAITING: Final = 256
 """Runs with news; of more, those with the oldest are dropped."""
+
+_ABOUT_A_MESSAGE: Final = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+"""Realtime refuses a request for one message that is too large, or that makes no sense to it."""
 
 TIMEOUT_S: Final = 5.0
 COMPLAIN_EVERY_S: Final = 60.0
@@ -47,9 +59,36 @@ COMPLAIN_EVERY_S: Final = 60.0
 class _Pending:
     """What one run has to tell."""
 
-    events: deque[dict[str, Any]] = field(default_factory=lambda: deque[dict[str, Any]](maxlen=MAX_EVENTS))
+    events: deque[bytes] = field(default_factory=lambda: deque[bytes](maxlen=MAX_EVENTS))  # as JSON
     text: str = ""
     text_step: int | None = None
+
+    def after(self, older: _Pending) -> _Pending:
+        """This, with what ``older`` had to tell before."""
+        text = older.text + self.text if self.text_step in (None, older.text_step) else self.text
+        events = deque([*older.events, *self.events], MAX_EVENTS)
+        step = older.text_step if self.text_step is None else self.text_step
+        return _Pending(events, text[-MAX_TEXT_CHARS:], step)
+
+
+class _Pace:
+    """How much is sent, and how often: less while the project's quota is used up.
+
+    :ivar messages: per request.
+    :ivar pause_s: until the next request.
+    """
+
+    def __init__(self) -> None:
+        self.messages = MAX_MESSAGES_PER_REQUEST
+        self.pause_s = INTERVAL_S
+
+    def slower(self, retry_after_s: float) -> None:
+        self.messages = max(1, self.messages // 2)
+        self.pause_s = min(max(self.pause_s * 2, retry_after_s), LONGEST_PAUSE_S)
+
+    def faster(self) -> None:
+        self.messages = min(self.messages + 1, MAX_MESSAGES_PER_REQUEST)
+        self.pause_s = max(self.pause_s / 2, INTERVAL_S)
 
 
 class Progress:
@@ -73,6 +112,7 @@ class Progress:
         self._http = http
         self._clock = clock
         self._pending: dict[UUID, _Pending] = {}
+        self._pace = _Pace()
         self._wake = asyncio.Event()
         self._complained_at = float("-inf")
         self.sent = 0
@@ -86,6 +126,16 @@ class Progress:
 
     def add(self, execution_id: UUID, event: str, payload: Mapping[str, Any]) -> None:
         """Note something to tell. Returns at once and never raises."""
+        try:
+            encoded = b"" if event == "text" else json.dumps({"event": event, **payload}).encode()
+        except (ValueError, TypeError) as error:  # a tool may emit what is no JSON
+            self._drop(1, f"what a tool emitted is no JSON: {error}")
+            return
+        if len(encoded) > MAX_MESSAGE_BYTES:
+            self._drop(
+                1, f"what a tool emitted has {len(encoded)} bytes, and {MAX_MESSAGE_BYTES} may be sent"
+            )
+            return
         pending = self._pending.get(execution_id)
         if pending is None:
             pending = self._pending[execution_id] = _Pending()
@@ -97,7 +147,7 @@ class Progress:
                 pending.text, pending.text_step = "", payload.get("step")
             pending.text = (pending.text + str(payload.get("text", "")))[-MAX_TEXT_CHARS:]
         else:
-            pending.events.append({"event": event, **payload})
+            pending.events.append(encoded)
         self._wake.set()
 
     async def run(self) -> None:
@@ -106,31 +156,69 @@ class Progress:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                runs = list(islice(self._pending, MAX_RUNS_PER_REQUEST))
-                await self._send([one for run in runs for one in _messages(run, self._pending.pop(run))])
-                await asyncio.sleep(INTERVAL_S)
+                await self._send(self._next_runs())
+                await asyncio.sleep(self._pace.pause_s)
 
-    async def _send(self, messages: list[dict[str, Any]]) -> None:
-        try:
-            response = await self._http.post(
-                self._endpoint, json={"messages": messages}, headers=self._access().headers, timeout=TIMEOUT_S
+    def _next_runs(self) -> dict[UUID, _Pending]:
+        """Runs with as many messages as fit a request, one run at least; they are not pending any more."""
+        runs: dict[UUID, _Pending] = {}
+        count = 0
+        for run, pending in list(self._pending.items()):
+            count += bool(pending.events) + bool(pending.text)
+            if runs and count > self._pace.messages:
+                break
+            runs[run] = self._pending.pop(run)
+        return runs
+
+    async def _send(self, runs: Mapping[UUID, _Pending]) -> None:
+        messages = [message for run, pending in runs.items() for message in _messages(run, pending)]
+        answer = await self._deliver(messages)
+        if answer is not None and answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+            self._pace.slower(_retry_after_s(answer))
+            self._complain(
+                "the project's quota of Realtime messages is used up [429]; less is sent until it has room"
             )
-            response.raise_for_status()
-        except (httpx.HTTPError, ValueError, TypeError) as error:  # a tool may emit what is no JSON
-            self.dropped += len(messages)
-            self._complain(error)
-        else:
-            self.sent += len(messages)
+            later, self._pending = self._pending, dict(runs)
+            for run, pending in later.items():
+                older = self._pending.get(run)
+                self._pending[run] = pending if older is None else pending.after(older)
+        elif answer is not None and answer.is_success:
+            self._pace.faster()
 
-    def _complain(self, error: Exception) -> None:
+    async def _deliver(self, messages: Sequence[bytes]) -> httpx.Response | None:
+        """Send them in one request. One that Realtime refuses for itself must not cost the others: they go in halves.
+
+        What is refused for the quota's sake is not dropped here.
+        """
+        if not messages:
+            return None
+        body = b'{"messages":[' + b",".join(messages) + b"]}"
+        headers = {**self._access().headers, "content-type": "application/json"}
+        try:
+            answer = await self._http.post(self._endpoint, content=body, headers=headers, timeout=TIMEOUT_S)
+        except httpx.HTTPError as error:
+            self._drop(len(messages), f"{type(error).__name__}: {error}")
+            return None
+        if answer.is_success:
+            self.sent += len(messages)
+        elif answer.status_code in _ABOUT_A_MESSAGE and len(messages) > 1:
+            middle = len(messages) // 2
+            first = await self._deliver(messages[:middle])
+            if first is not None and first.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                return first
+            return await self._deliver(messages[middle:])
+        elif answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+            self._drop(len(messages), f"Realtime answered {answer.status_code} {answer.text[:200]}".rstrip())
+        return answer
+
+    def _drop(self, count: int, why: str) -> None:
+        self.dropped += count
+        self._complain(why)
+
+    def _complain(self, why: str) -> None:
         if self._clock() - self._complained_at >= COMPLAIN_EVERY_S:
             self._complained_at = self._clock()
-            logger.warning(
-                "progress is not being heard (%d messages dropped so far): %s: %s",
-                self.dropped,
-                type(error).__name__,
-                error,
-            )
+            logger.warning("progress is not being heard (%d messages dropped so far): %s", self.dropped, why)
 
 
 class RunProgress:
@@ -146,13 +234,33 @@ class RunProgress:
         self._progress.add(self._execution_id, event, payload)
 
 
-def _messages(execution_id: UUID, pending: _Pending) -> list[dict[str, Any]]:
-    topic = f"execution:{execution_id}"
-    messages: list[dict[str, Any]] = []
-    if pending.events:
-        payload = {"events": list(pending.events)}
-        messages.append({"topic": topic, "event": "progress", "payload": payload, "private": True})
+def _messages(execution_id: UUID, pending: _Pending) -> list[bytes]:
+    """What one run has to tell, as JSON; the newest if not all of it fits."""
+    messages: list[bytes] = []
+    events: list[bytes] = []
+    size = 0
+    for event in reversed(pending.events):
+        size += len(event) + 1
+        if events and size > MAX_MESSAGE_BYTES:
+            break
+        events.append(event)
+    if events:
+        payload = b'{"events":[' + b",".join(reversed(events)) + b"]}"
+        messages.append(_message(execution_id, b"progress", payload))
     if pending.text:
-        payload = {"step": pending.text_step, "text": pending.text}
-        messages.append({"topic": topic, "event": "text", "payload": payload, "private": True})
+        payload = json.dumps({"step": pending.text_step, "text": pending.text}).encode()
+        messages.append(_message(execution_id, b"text", payload))
     return messages
+
+
+def _message(execution_id: UUID, event: bytes, payload: bytes) -> bytes:
+    topic = f"execution:{execution_id}".encode()
+    return b'{"topic":"%b","event":"%b","private":true,"payload":%b}' % (topic, event, payload)
+
+
+def _retry_after_s(answer: httpx.Response) -> float:
+    """Seconds that the answer asks to wait, 0 if it does not say."""
+    try:
+        return max(0.0, float(answer.headers.get("retry-after", 0)))
+    except ValueError:
+        return 0.0
