@@ -11,10 +11,22 @@ from typing import Final
 
 HIDDEN: Final = "[secret]"
 
+SECRET_KEY: Final = re.compile(r"\bsb_secret_[\w-]+")
+PERSONAL_TOKEN: Final = re.compile(r"\bsbp_[\w-]{16,}")
+"""Of a person, for Supabase's own API."""
+JWT: Final = re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*")
+"""Begins with ``{"`` in base64."""
+MODEL_KEY: Final = re.compile(r"\bsk-[\w-]{16,}")
+"""Of OpenAI, Anthropic, OpenRouter and others."""
+WEBHOOK_SECRET: Final = re.compile(r"\bwhsec_[\w+/=-]{16,}")
+
 _CREDENTIALS: Final = (
-    re.compile(r"\bsb_secret_[\w-]+"),
-    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JWT: begins with {" in base64
-    re.compile(r"\bsk-[\w-]{16,}"),  # keys of OpenAI, Anthropic, OpenRouter and others
+    SECRET_KEY,
+    PERSONAL_TOKEN,
+    JWT,
+    MODEL_KEY,
+    WEBHOOK_SECRET,
+    re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL),
     re.compile(r"(?i)(?<=\bbearer )[\w.~+/=-]{8,}"),
     re.compile(r"(?i)(?<=\bbasic )[\w+/=-]{8,}"),
     re.compile(r"(?<=://)(?P<user>[^\s/:@'\"]*):(?P<secret>[^\s/@'\"]+)(?=@)"),

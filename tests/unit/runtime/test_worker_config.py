@@ -114,12 +114,12 @@ def test_mail_is_configured_and_its_password_a_secret() -> None:
     ("environment", "says"),
     [
         (MAIL | {"RUNHOLD_MAIL_FROM": ""}, r"Set RUNHOLD_MAIL_FROM"),
-        (MAIL | {"RUNHOLD_MAIL_FROM": "us"}, r"RUNHOLD_MAIL_FROM is 'us'"),
+        (MAIL | {"RUNHOLD_MAIL_FROM": "us"}, r"RUNHOLD_MAIL_FROM can't be used"),
         (
             MAIL | {"RUNHOLD_SMTP_URL": "smtps://me:hunter/2@mail.example.org"},
             r"RUNHOLD_SMTP_URL must be like",
         ),
-        ({"RUNHOLD_REVIEW_URL": "javascript:alert(1)"}, r"RUNHOLD_REVIEW_URL is"),
+        ({"RUNHOLD_REVIEW_URL": "javascript:alert(1)"}, r"RUNHOLD_REVIEW_URL must start"),
     ],
 )
 def test_mistakes_in_mail_are_named(environment: dict[str, str], says: str) -> None:

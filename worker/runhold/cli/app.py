@@ -28,8 +28,11 @@ from runhold.cli import (
     worker_token,
 )
 from runhold.cli.demo import demo
+from runhold.cli.envvars import CommandWithVariables
 from runhold.cli.exits import MEANINGS, Exit, exit_of
-from runhold.cli.output import err
+from runhold.cli.output import err, hide
+from runhold.cli.unexpected import unexpected
+from runhold.environment.network import bypass_proxies_for_loopback
 from runhold.errors import RunholdError
 
 VERBOSE: Final = "--verbose"
@@ -87,7 +90,7 @@ RECORDS = "What is kept"
 
 app.command("demo", rich_help_panel=START)(demo)
 app.command("dev", rich_help_panel=START)(dev.dev)
-app.command("worker", rich_help_panel=START)(worker.worker)
+app.command("worker", rich_help_panel=START, cls=CommandWithVariables)(worker.worker)
 app.command("worker-token", rich_help_panel=START)(worker_token.worker_token)
 app.command("doctor", rich_help_panel=START)(doctor.doctor)
 app.add_typer(stack.app, name="stack", rich_help_panel=START)
@@ -121,6 +124,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO if verbose else logging.CRITICAL, format="%(levelname)s %(name)s: %(message)s"
     )
+    bypass_proxies_for_loopback(os.environ)
     try:
         app(args=[argument for argument in arguments if argument != VERBOSE], prog_name="runhold")
     except SystemExit as end:
@@ -132,7 +136,7 @@ def run(arguments: list[str]) -> int:
         return Exit.OK
     except ModuleNotFoundError as error:
         if error.name not in LOCAL_MODULES:
-            raise
+            return _tell(error, unexpected(error), verbose=verbose)
         return _tell(
             error,
             f"This needs {error.name}, of the local stack: pip install 'runhold[local]'.",
@@ -141,15 +145,12 @@ def run(arguments: list[str]) -> int:
     except RunholdError as error:
         return _tell(error, str(error), verbose=verbose)
     except Exception as error:
-        sentence = (
-            f"{type(error).__name__}: {error}. This is a bug: please report it, with what --verbose says."
-        )
-        return _tell(error, sentence, verbose=verbose)
+        return _tell(error, unexpected(error), verbose=verbose)
     return Exit.OK
 
 
 def _tell(error: Exception, sentence: str, *, verbose: bool) -> int:
     if verbose:
-        traceback.print_exception(error)
-    err.print(Text.assemble(("Error: ", "bold red"), sentence), soft_wrap=True)
+        err.print(Text(hide("".join(traceback.format_exception(error)))), soft_wrap=True, end="")
+    err.print(Text.assemble(("Error: ", "bold red"), hide(sentence)), soft_wrap=True)
     return exit_of(error)

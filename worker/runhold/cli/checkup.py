@@ -15,8 +15,10 @@ from uuid import UUID, uuid4
 import httpx
 from postgrest.exceptions import APIError
 
+from runhold.cli.output import hide
+from runhold.environment.variables import MODEL_KEY
 from runhold.errors import ConfigError, RunholdError, StoreError
-from runhold.models.openai import DEFAULT_BASE_URL
+from runhold.models.openai import OpenAIChatModel
 from runhold.runtime.channels import email_of
 from runhold.runtime.config import WorkerConfig
 from runhold.runtime.notifications import Undeliverable
@@ -30,6 +32,7 @@ from runhold.store.answers import explained
 from runhold.store.client import connect
 from runhold.store.gateway import Gateway
 from runhold.store.records import UserClaims
+from runhold.tls import tls_context
 
 TIMEOUT_S: Final = 10.0
 
@@ -140,7 +143,7 @@ async def _realtime(config: WorkerConfig, gateway: Gateway, worker_id: UUID) -> 
     except ConfigError as error:
         return Finding(check="Realtime", state="failed", says=_sentence(error))
     except Exception as error:  # whatever a foreign library comes up with
-        why = config.hide_secrets(str(error)) or type(error).__name__
+        why = hide(config.hide_secrets(str(error))) or type(error).__name__
         return Finding(check="Realtime", state="degraded", says=f"It can't be joined ({why}): {meanwhile}.")
     try:
         began = time.monotonic()
@@ -262,18 +265,21 @@ async def _told(config: WorkerConfig) -> Mapping[str, Mapping[str, Any]] | None:
 
 async def _model(environ: Mapping[str, str]) -> Finding:
     """Ask for the list of models, which costs nothing."""
-    key, base = environ.get("OPENAI_API_KEY"), environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
-    if not key:
-        return Finding(check="model", state="skipped", says="OPENAI_API_KEY is not set here.")
-    host = httpx.URL(base).host or base
+    if not environ.get(MODEL_KEY, "").strip():
+        return Finding(check="model", state="skipped", says=f"{MODEL_KEY} is not set here.")
     try:
-        async with httpx.AsyncClient(timeout=TIMEOUT_S) as http:
+        base = OpenAIChatModel.from_env(environ).base_url
+    except ConfigError as error:
+        return Finding(check="model", state="failed", says=_sentence(error))
+    key, host = environ[MODEL_KEY].strip(), httpx.URL(base).host
+    try:
+        async with httpx.AsyncClient(timeout=TIMEOUT_S, verify=tls_context(base)) as http:
             answer = await http.get(f"{base.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"})
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+    except httpx.HTTPError as error:
         says = f"{host} does not answer: {type(error).__name__}."
         return Finding(check="model", state="failed", says=says)
     if answer.status_code in (401, 403):
-        return Finding(check="model", state="failed", says=f"{host} refuses OPENAI_API_KEY.")
+        return Finding(check="model", state="failed", says=f"{host} refuses {MODEL_KEY}.")
     if answer.status_code >= 500:
         says = f"{host} answers {answer.status_code}; runs wait while it does."
         return Finding(check="model", state="degraded", says=says)

@@ -11,6 +11,7 @@ import typer
 from runhold.cli.exits import CommandError
 from runhold.cli.options import USUAL_PORT
 from runhold.cli.output import say
+from runhold.environment.network import require_network
 
 USUAL_MODULES: Final = ("agent.py", "agents.py")
 
@@ -43,6 +44,7 @@ def dev(
     """
     from runhold.cli.holding import hold  # it needs the extra [local]
 
+    require_network()  # else the worker would fail again and again, beside a stack that runs
     chosen = module or next((Path(name) for name in USUAL_MODULES if Path(name).is_file()), None)
     if chosen is not None and not chosen.is_file():
         raise CommandError(f"There is no file {chosen}: give the path of a Python file with agents.")

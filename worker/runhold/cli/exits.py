@@ -31,9 +31,9 @@ class Exit(IntEnum):
 MEANINGS: Final[dict[Exit, str]] = {
     Exit.OK: "done; with `--watch` or `watch`: the run completed",
     Exit.FAILED: "refused or failed; the message says why",
-    Exit.USAGE: "the command line can't be understood",
+    Exit.USAGE: "the command line, or a variable that stands for an option, can't be understood",
     Exit.NOT_FOUND: "not found, not yours, not allowed, or not signed in",
-    Exit.UNREACHABLE: "no project configured, a wrong URL or key, or nothing answers there",
+    Exit.UNREACHABLE: "no project configured, a wrong URL, key or variable, or nothing answers there",
     Exit.RUN_FAILED: "the run that was watched failed",
     Exit.RUN_CANCELLED: "the run that was watched was cancelled",
     Exit.RUN_WAITS: "the run that was watched waits for a person (only with `--until-review`)",

@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.text import Text
 from rich.theme import Theme
+
+from runhold.credentials import HIDDEN, hide_credentials
+from runhold.environment.variables import secrets_in
 
 PIPED_WIDTH: Final = 140
 """Columns of output that no terminal shows: wide enough that no column is cut."""
@@ -44,6 +48,21 @@ def _console(*, stderr: bool) -> Console:
 
 out: Final = _console(stderr=False)
 err: Final = _console(stderr=True)
+
+
+_never_shown: Final[set[str]] = set()
+
+
+def never_show(secrets: Iterable[str]) -> None:
+    """Keep these out of all messages about failures, also when the environment does not hold them any more."""
+    _never_shown.update(secrets)
+
+
+def hide(text: str) -> str:
+    """``text`` without secrets: what the environment holds, and what is recognised as one."""
+    for secret in sorted(_never_shown | secrets_in(os.environ), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return hide_credentials(text)
 
 
 def tell(line: Text) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import Annotated
 
@@ -12,7 +11,13 @@ import typer
 from runhold.cli.exits import NotFound, UsageError
 from runhold.cli.options import As, AsJson
 from runhold.cli.output import out, print_json, say
-from runhold.cli.person import sign_in, sign_in_as, sign_up
+from runhold.cli.person import (
+    email_in_environment,
+    password_in_environment,
+    sign_in,
+    sign_in_as,
+    sign_up,
+)
 from runhold.cli.project import find_project
 from runhold.cli.sessions import Sessions
 
@@ -39,7 +44,7 @@ def login(
       pass show ada | runhold login ada@example.com --password-stdin
     """
     project = find_project()
-    address = email or os.environ.get("RUNHOLD_EMAIL")
+    address = email or email_in_environment()
     if not address:
         raise UsageError("Who are you? Give an e-mail address: runhold login you@example.com.")
     password = _password(address, password_stdin=password_stdin)
@@ -114,7 +119,7 @@ def whoami(as_json: AsJson = False, email: As = None) -> None:
 def _password(email: str, *, password_stdin: bool) -> str:
     if password_stdin:
         return sys.stdin.readline().rstrip("\r\n")
-    if password := os.environ.get("RUNHOLD_PASSWORD"):
+    if password := password_in_environment():
         return password
     if not sys.stdin.isatty():
         raise UsageError(

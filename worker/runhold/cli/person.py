@@ -16,7 +16,9 @@ from supabase_auth.types import AuthResponse
 from runhold.cli.exits import CommandError, NotFound
 from runhold.cli.project import Project
 from runhold.cli.sessions import Session, Sessions
+from runhold.environment.variables import EMAIL, PASSWORD, PUBLISHABLE, require
 from runhold.errors import StoreUnavailable
+from runhold.tls import tls_context
 
 RENEW_BEFORE_S: Final = 90
 """A token that ends sooner than this is renewed first."""
@@ -70,6 +72,24 @@ class Person:
                 raise _signed_out(self.email) from error
 
 
+def email_in_environment() -> str | None:
+    """Whom scripts act as.
+
+    :raises ConfigError: it is no e-mail address.
+    """
+    require(os.environ, EMAIL)
+    return os.environ.get(EMAIL, "").strip() or None
+
+
+def password_in_environment() -> str | None:
+    """The password of whom scripts act as.
+
+    :raises ConfigError: it is a key of a project or of another service, which goes to nobody else.
+    """
+    require(os.environ, PASSWORD)
+    return os.environ.get(PASSWORD) or None
+
+
 @asynccontextmanager
 async def sign_in_as(project: Project, email: str | None = None) -> AsyncGenerator[Person, None]:
     """The person to act as: ``email``, else ``RUNHOLD_EMAIL``, else who signed in last.
@@ -78,13 +98,13 @@ async def sign_in_as(project: Project, email: str | None = None) -> AsyncGenerat
     """
     _ = project.publishable_key  # what is configured comes before who asks
     sessions = Sessions(project.sessions_folder, project.url)
-    wanted = email or os.environ.get("RUNHOLD_EMAIL") or sessions.current()
+    wanted = email or email_in_environment() or sessions.current()
     if wanted is None:
         raise NotFound(
             "You are not signed in: `runhold login you@example.com` first (--sign-up for a new account)."
         )
     session = sessions.get(wanted)
-    password = os.environ.get("RUNHOLD_PASSWORD")
+    password = password_in_environment()
     if session is None or (password and session.expires_at <= time.time()):
         if not password:
             raise _signed_out(wanted)
@@ -99,17 +119,15 @@ async def sign_in_as(project: Project, email: str | None = None) -> AsyncGenerat
 @asynccontextmanager
 async def client_of(project: Project, session: Session | None) -> AsyncGenerator[AsyncClient, None]:
     """A Supabase client that acts as the person, or as nobody. All its connections end with the block."""
-    async with httpx.AsyncClient(timeout=30.0, follow_redirects=True) as http:
+    async with httpx.AsyncClient(timeout=30.0, follow_redirects=True, verify=tls_context("https:")) as http:
         options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         if session is not None:
             options.headers = {**options.headers, "Authorization": f"Bearer {session.access_token}"}
         try:
             client = await create_async_client(project.url, project.publishable_key, options)
-        except (
-            Exception
-        ) as error:  # supabase-py says "Invalid URL" and "Invalid API key" with plain Exceptions
+        except Exception as error:  # supabase-py says "Invalid API key" with a plain Exception
             raise CommandError(
-                f"SUPABASE_URL or SUPABASE_PUBLISHABLE_KEY can't be right: {error}."
+                f"{PUBLISHABLE} is no key of a Supabase project: copy it again from the project's settings."
             ) from error
         if session is not None:
             await client.realtime.set_auth(session.access_token)

@@ -12,13 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dotenv import load_dotenv
-
+from runhold.environment import variables as names
+from runhold.environment.file import NAME as ENV_FILE
+from runhold.environment.file import load_env_file
+from runhold.environment.network import require_network
+from runhold.environment.variables import require
 from runhold.errors import ConfigError
 from runhold.local.lock import find_running, is_held
 from runhold.local.state import load_state
 
 LOCAL_FOLDER: Final = ".runhold"
+
+
+class NoProject(ConfigError):
+    """No project is configured, and no local stack runs here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +41,13 @@ class Project:
 
     @property
     def url(self) -> str:
-        return self.environment["SUPABASE_URL"].rstrip("/")
+        return self.environment[names.URL].strip().rstrip("/")
 
     @property
     def publishable_key(self) -> str:
-        key = self.environment.get("SUPABASE_PUBLISHABLE_KEY") or self.environment.get("SUPABASE_ANON_KEY")
-        if not key:
+        """:raises ConfigError: there is none, or it is another kind of key."""
+        key = self._key(names.PUBLISHABLE, names.LEGACY_PUBLISHABLE)
+        if key is None:
             raise ConfigError(
                 "SUPABASE_URL is set and SUPABASE_PUBLISHABLE_KEY is not: set it to the project's publishable "
                 "key (sb_publishable_…); people sign in with that one."
@@ -48,12 +56,20 @@ class Project:
 
     @property
     def secret_key(self) -> str:
-        key = self.environment.get("SUPABASE_SECRET_KEY") or self.environment.get("SUPABASE_SERVICE_ROLE_KEY")
-        if not key:
+        """:raises ConfigError: there is none, or it is another kind of key."""
+        key = self._key(names.SECRET, names.LEGACY_SECRET)
+        if key is None:
             raise ConfigError(
                 "This needs SUPABASE_SECRET_KEY, the project's secret key (sb_secret_…): set it."
             )
         return key
+
+    def _key(self, *candidates: str) -> str | None:
+        for name in candidates:
+            if key := self.environment.get(name, "").strip():
+                require(self.environment, name)
+                return key
+        return None
 
     @property
     def sessions_folder(self) -> Path:
@@ -68,18 +84,21 @@ class Project:
 def find_project(folder: Path | None = None) -> Project:
     """The project that is configured, or the local stack that runs.
 
-    :raises ConfigError: there is neither; the message says what to do.
+    :raises NoProject: there is neither.
+    :raises ConfigError: what is configured can't be used; the message says what to do.
     """
     start = (folder or Path()).absolute()
-    load_dotenv(start / ".env", override=False)
-    if os.environ.get("SUPABASE_URL"):
+    load_env_file(start / ENV_FILE)
+    require_network()
+    if os.environ.get(names.URL):
+        require(os.environ, names.URL)
         known = {name: value for name, value in os.environ.items() if name.startswith("SUPABASE_")}
         return Project(environment=known)
     for place in (start, *start.parents):
         project = local_project(place / LOCAL_FOLDER)
         if project is not None:
             return project
-    raise ConfigError(
+    raise NoProject(
         "No project: set SUPABASE_URL and SUPABASE_PUBLISHABLE_KEY (or write them into .env), "
         "or start a local stack with `runhold dev`."
     )

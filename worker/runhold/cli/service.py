@@ -13,11 +13,12 @@ from supabase import AsyncClient
 
 from runhold.cli.backend import Backend, Row
 from runhold.cli.project import Project
+from runhold.environment.variables import REDACT_KEY, require
 from runhold.errors import ConfigError
 from runhold.loop import RecordedRun
 from runhold.store.client import Access, connect
 from runhold.store.records import read_recorded_run
-from runhold.store.redact import REDACT_KEY, RedactKeyMissing, Vault, open_recorded, split_keys
+from runhold.store.redact import RedactKeyMissing, Vault, open_recorded, split_keys
 
 PAGE_ROWS: Final = 500
 """Below what projects answer at once (1,000 rows unless set otherwise)."""
@@ -62,6 +63,7 @@ class ServiceBackend(Backend):
         recorded = read_recorded_run(
             {"input": run["input_data"], "steps": steps, "calls": calls, "definitions": definitions}
         )
+        require(os.environ, REDACT_KEY)
         keys = split_keys(os.environ.get(REDACT_KEY, ""))
         try:
             return open_recorded(recorded, UUID(run["user_id"]), Vault(keys) if keys else None)

@@ -9,7 +9,9 @@ from typing import Annotated, Final
 
 import typer
 
-from runhold.cli.project import find_project
+from runhold.cli.output import never_show
+from runhold.cli.project import NoProject, find_project
+from runhold.environment.variables import secrets_in
 from runhold.errors import ConfigError
 from runhold.runtime.config import (
     DEFAULT_CAPACITY,
@@ -26,9 +28,6 @@ from runhold.runtime.loading import load_agents
 from runhold.telemetry import configure_logging
 
 MIN_GIVE_UP_S: Final = 0.1
-
-MIN_KEY_CHARS: Final = 12
-"""No provider's key is shorter."""
 
 
 class LogFormat(StrEnum):
@@ -114,9 +113,10 @@ def worker(
     )
     configure_logging(
         as_json=log_format is LogFormat.JSON,
-        secrets=[*config.secrets, *_model_key()],
+        secrets=[*config.secrets, *secrets_in(os.environ)],
     )
     agents = load_agents(module)
+    never_show(config.secrets)
     _forget_keys(config)
     pause_less()
     raise typer.Exit(asyncio.run(run_worker(config, agents)) or 0)
@@ -132,19 +132,11 @@ def _forget_keys(config: WorkerConfig) -> None:
         os.environ.pop(name, None)
 
 
-def _model_key() -> list[str]:
-    """The model's API key; servers on one's own machine take any word, and words are no secrets."""
-    key = os.environ.get("OPENAI_API_KEY", "").strip()
-    return [key] if len(key) >= MIN_KEY_CHARS else []
-
-
 def _use_the_local_stack() -> None:
     """Where nothing else is configured, work for the local stack that runs here."""
     try:
         project = find_project()
-    except ConfigError as error:
-        if os.environ.get("SUPABASE_URL"):
-            raise
+    except NoProject as error:
         raise ConfigError(
             "No project to work for: set SUPABASE_URL and SUPABASE_SECRET_KEY (or write them into .env), "
             "or start a local stack with `runhold stack start`."

@@ -13,12 +13,10 @@ import typer
 from runhold.cli.options import AsJson
 from runhold.cli.output import print_json, say
 from runhold.cli.project import find_project
+from runhold.environment.variables import JWT_SECRET, SIGNING_KEY, require
 from runhold.errors import ConfigError
 from runhold.runtime.user_client import signing_key
 from runhold.runtime.worker_token import DAY_S, ROLE, mint_worker_token, read_worker_token
-
-SECRET: Final = "SUPABASE_JWT_SECRET"
-SIGNING_KEY: Final = "SUPABASE_JWT_SIGNING_KEY"
 
 DEFAULT_DAYS: Final = 90
 MAX_DAYS: Final = 365
@@ -41,11 +39,12 @@ def worker_token(
       runhold worker-token --json | jq -r .expires_on
     """
     environment = _environment()
-    key = signing_key(secret=environment.get(SECRET), jwk=environment.get(SIGNING_KEY))
+    require(environment, JWT_SECRET, SIGNING_KEY)
+    key = signing_key(secret=environment.get(JWT_SECRET), jwk=environment.get(SIGNING_KEY))
     if key is None:
         raise ConfigError(
             f"This signs a token: set {SIGNING_KEY} to a private key that you imported into the project "
-            f"(`supabase gen signing-key`), or {SECRET}."
+            f"(`supabase gen signing-key`), or {JWT_SECRET}."
         )
     now = time.time()
     token = mint_worker_token(key, now=now, ttl_s=days * DAY_S)
@@ -59,7 +58,7 @@ def worker_token(
 
 def _environment() -> Mapping[str, str]:
     """Where the key is: one that is given is enough; else the configured project's, or the local stack's."""
-    if not os.environ.get(SECRET) and not os.environ.get(SIGNING_KEY):
+    if not os.environ.get(JWT_SECRET) and not os.environ.get(SIGNING_KEY):
         project = find_project()
         if project.local is not None:
             return project.environment

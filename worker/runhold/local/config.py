@@ -113,10 +113,11 @@ def _setting(document: Mapping[str, Any], name: str, kind: type, path: Path) -> 
         value = cast("dict[str, object]", value).get(part)
         if value is None:
             return None
+    shown = repr(value)
     if isinstance(value, str) and (match := FROM_ENVIRONMENT.fullmatch(value)):
-        value = os.environ.get(match[1], "")
+        value, shown = os.environ.get(match[1], ""), value  # a value of the environment may be a secret
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise StackError(f"{path}: {name} is {value!r}, and the local stack needs {_called(kind)} there.")
+        raise StackError(f"{path}: {name} is {shown}, and the local stack needs {_called(kind)} there.")
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 import httpx
 from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, AsyncStream
 
+from runhold.environment.variables import MODEL_ACCOUNT, MODEL_HEADERS, MODEL_KEY, MODEL_URL, require
 from runhold.errors import ConfigError, ModelRejected, ModelTimeout, ModelUnavailable
 from runhold.loop.ports import JsonObject, ModelReply
 from runhold.models.failure import Transient, complaint_in, complaint_of, failure_of
@@ -29,6 +30,8 @@ PATH: Final = "/chat/completions"
 
 MAX_USELESS_ANSWERS: Final = 3
 """So many answers of no use (not JSON, cut streams) end the call: each was generated, and is billed."""
+
+_NO_KEY: Final = f"Set {MODEL_KEY} (any value, if the server at {MODEL_URL} needs no key)."
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +51,10 @@ class OpenAIChatModel:
         :param base_url: up to and without ``/chat/completions``.
         :raises ConfigError: the key can't be sent, or the URL is none.
         """
+        if not api_key:
+            raise ConfigError(_NO_KEY)
         # httpx would quote the whole key in its complaint about an illegal header.
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise ConfigError(
-                "OPENAI_API_KEY is empty or holds characters that no key has, such as a line break."
-            )
+        require({MODEL_KEY: api_key, MODEL_URL: base_url}, MODEL_KEY, MODEL_URL)
         self.base_url = base_url
         self._host = _host_of(base_url)
         self._api_key = api_key
@@ -66,12 +68,11 @@ class OpenAIChatModel:
         :raises ConfigError: the key is missing or either is malformed.
         """
         env = os.environ if environ is None else environ
-        api_key = env.get("OPENAI_API_KEY", "").strip()
+        api_key = env.get(MODEL_KEY, "").strip()
         if not api_key:
-            raise ConfigError(
-                "Set OPENAI_API_KEY (any value, if the server at OPENAI_BASE_URL needs no key)."
-            )
-        return cls(api_key=api_key, base_url=env.get("OPENAI_BASE_URL", "").strip() or DEFAULT_BASE_URL)
+            raise ConfigError(_NO_KEY)
+        require(env, *MODEL_ACCOUNT, MODEL_HEADERS)  # the package reads them by itself
+        return cls(api_key=api_key, base_url=env.get(MODEL_URL, "").strip() or DEFAULT_BASE_URL)
 
     async def aclose(self) -> None:
         """Close all connections. Calls in flight fail."""
@@ -224,10 +225,4 @@ def _reason(error: APIConnectionError) -> str:
 
 def _host_of(base_url: str) -> str:
     """Host and port, to be named in messages: the rest of a URL may hold secrets."""
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL as error:
-        raise ConfigError("OPENAI_BASE_URL is not a URL.") from error
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError("OPENAI_BASE_URL must start with http:// or https:// and name a host.")
-    return url.netloc.decode("ascii")
+    return httpx.URL(base_url).netloc.decode("ascii")

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import unquote, urlsplit
-
-from dotenv import dotenv_values, find_dotenv
 
 from runhold.credentials import HIDDEN
+from runhold.environment import variables as names
+from runhold.environment.file import find_env_file, read_env_file
+from runhold.environment.kinds import passwords_in
+from runhold.environment.variables import mistake
 from runhold.errors import ConfigError
 from runhold.runtime.smtp import SmtpServer, sender
 from runhold.runtime.worker_token import WorkerToken, read_worker_token
 from runhold.store.client import Access
-from runhold.store.redact import REDACT_KEY, split_keys
+from runhold.store.redact import split_keys
 
 DEFAULT_CAPACITY: Final = 64
 """Runs at once. They wait for models and tools nearly all the time, so one process can hold many."""
@@ -44,32 +45,35 @@ MIN_LEASE_S: Final = 1.0
 MAX_CAPACITY: Final = 1000
 """The most that one claim may take, and far beyond what one Python process can serve well."""
 
-_URL: Final = "SUPABASE_URL"
-_SECRET: Final = "SUPABASE_SECRET_KEY"
-_LEGACY_SECRET: Final = "SUPABASE_SERVICE_ROLE_KEY"
-_PUBLISHABLE: Final = "SUPABASE_PUBLISHABLE_KEY"
-_ANON: Final = "SUPABASE_ANON_KEY"
-_WORKER_TOKEN: Final = "RUNHOLD_WORKER_TOKEN"
-_WEBHOOK_SECRET: Final = "RUNHOLD_WEBHOOK_SECRET"
-_SMTP_URL: Final = "RUNHOLD_SMTP_URL"
-_MAIL_FROM: Final = "RUNHOLD_MAIL_FROM"
-_REVIEW_URL: Final = "RUNHOLD_REVIEW_URL"
-
 _NO_SECRET: Final = (
-    f"Set {_SECRET} to a secret key of the project (sb_secret_…), or {_WORKER_TOKEN} to a token that "
+    f"Set {names.SECRET} to a secret key of the project (sb_secret_…), or {names.WORKER_TOKEN} to a token that "
     "`runhold worker-token` made."
 )
 
 SECRET_VARIABLES: Final = (
-    _SECRET,
-    _LEGACY_SECRET,
-    _WORKER_TOKEN,
-    "SUPABASE_JWT_SECRET",
-    "SUPABASE_JWT_SIGNING_KEY",
-    _SMTP_URL,
-    REDACT_KEY,
+    names.SECRET,
+    names.LEGACY_SECRET,
+    names.WORKER_TOKEN,
+    names.JWT_SECRET,
+    names.SIGNING_KEY,
+    names.SMTP_URL,
+    names.REDACT_KEY,
 )
 """What opens the project, or its mail server. Nothing but the worker itself needs it, nor the secrets of webhooks."""
+
+
+_VARIABLES: Final[Mapping[str, Sequence[str]]] = {
+    "url": (names.URL,),
+    "secret_key": (names.SECRET, names.LEGACY_SECRET),
+    "worker_token": (names.WORKER_TOKEN,),
+    "publishable_key": (names.PUBLISHABLE, names.LEGACY_PUBLISHABLE),
+    "jwt_secret": (names.JWT_SECRET,),
+    "jwt_signing_key": (names.SIGNING_KEY,),
+    "smtp_url": (names.SMTP_URL,),
+    "mail_from": (names.MAIL_FROM,),
+    "review_url": (names.REVIEW_URL,),
+}
+"""Field of the configuration → the variables that it comes from; the first that is set counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +100,7 @@ class WorkerConfig:
         other workers.
     :ivar mail_from: what those mails come from.
     :ivar review_url: a link for people, with ``{review_id}`` and ``{execution_id}`` filled in.
+    :ivar named: field → the variable that it comes from, for the sentence about a mistake.
     :raises ConfigError: one sentence per mistake.
     """
 
@@ -118,6 +123,7 @@ class WorkerConfig:
     smtp_url: str | None = field(default=None, repr=False)
     mail_from: str | None = None
     review_url: str | None = None
+    named: Mapping[str, str] = field(default_factory=dict[str, str], repr=False, compare=False)
 
     def __post_init__(self) -> None:
         mistakes = [*self._mistakes()]
@@ -133,34 +139,24 @@ class WorkerConfig:
         :raises ConfigError: what is missing or wrong, one sentence each.
         """
         if environ is None:
-            path = find_dotenv(usecwd=True) or os.path.abspath(".env")  # one that is made later is read, too
-            options["env_file"] = path
-            environ = {**_file_values(path), **os.environ}
-
-        def read(*names: str) -> str | None:
-            found = (environ.get(name, "").strip() for name in names)
-            return next((value for value in found if value), None)
-
-        url, token, secret = read(_URL), read(_WORKER_TOKEN), read(_SECRET, _LEGACY_SECRET)
-        if url is None:
-            missing = [f"Set {_URL} to the project's URL, such as https://abcdefgh.supabase.co."]
-            if not secret and not token:
+            path = find_env_file(Path.cwd())  # one that is made later is read, too
+            options["env_file"] = str(path)
+            environ = {**read_env_file(path), **os.environ}
+        found = _fields(environ)
+        if "url" not in found:
+            missing = [f"Set {names.URL} to the project's URL, such as https://abcdefgh.supabase.co."]
+            if not found.keys() & {"secret_key", "worker_token"}:
                 missing.append(_NO_SECRET)
             raise ConfigError(" ".join(missing))
         return cls(
-            url=url,
-            secret_key=secret,
-            worker_token=token,
-            publishable_key=read(_PUBLISHABLE, _ANON),
-            jwt_secret=read("SUPABASE_JWT_SECRET"),
-            jwt_signing_key=read("SUPABASE_JWT_SIGNING_KEY"),
-            redact_keys=split_keys(read(REDACT_KEY) or ""),
+            **{field_name: value for field_name, (_, value) in found.items()},  # pyright: ignore[reportArgumentType]
+            named={field_name: name for field_name, (name, _) in found.items()},
+            redact_keys=split_keys(environ.get(names.REDACT_KEY, "")),
             webhook_secrets={
-                name: value.strip() for name, value in environ.items() if name.startswith(_WEBHOOK_SECRET)
+                name: value.strip()
+                for name, value in environ.items()
+                if name.startswith(names.WEBHOOK_SECRETS)
             },
-            smtp_url=read(_SMTP_URL),
-            mail_from=read(_MAIL_FROM),
-            review_url=read(_REVIEW_URL),
             **{name: value for name, value in options.items() if value is not None},
         )
 
@@ -171,19 +167,19 @@ class WorkerConfig:
 
         :raises ConfigError: no worker can work with what it has.
         """
-        values = _file_values(self.env_file) if self.env_file else {}
-        url = values.get(_URL, "").strip()
-        if url and url.rstrip("/") != self.url.rstrip("/"):
+        found = _fields(read_env_file(Path(self.env_file))) if self.env_file else {}
+        _, url = found.get("url", ("", self.url))
+        if url.rstrip("/") != self.url.rstrip("/"):
             return None
-        secret = values.get(_SECRET) or values.get(_LEGACY_SECRET)
-        found = replace(
+        keys = {
+            name: found[name] for name in ("secret_key", "worker_token", "publishable_key") if name in found
+        }
+        other = replace(
             self,
-            secret_key=secret.strip() if secret else self.secret_key,
-            worker_token=values.get(_WORKER_TOKEN, "").strip() or self.worker_token,
-            publishable_key=(values.get(_PUBLISHABLE) or values.get(_ANON) or "").strip()
-            or self.publishable_key,
+            **{field_name: value for field_name, (_, value) in keys.items()},  # pyright: ignore[reportArgumentType]
+            named={**self.named, **{field_name: name for field_name, (name, _) in keys.items()}},
         )
-        return None if found.access == self.access else found
+        return None if other.access == self.access else other
 
     @property
     def access(self) -> Access:
@@ -211,7 +207,7 @@ class WorkerConfig:
             *self.redact_keys,
             *self.webhook_secrets.values(),
             self.smtp_url,
-            *_passwords(self.smtp_url),
+            *passwords_in(self.smtp_url or ""),
         )
         return tuple(key for key in keys if key)
 
@@ -222,72 +218,65 @@ class WorkerConfig:
         return text
 
     def _mistakes(self) -> list[str]:
-        return [
-            sentence
-            for wrong, sentence in (
-                (not _is_project_url(self.url), f"{_URL} is {self.url!r}: give https://… without a path."),
-                (not self.secret_key and not self.worker_token, _NO_SECRET),
-                (
-                    bool(self.worker_token) and not self.publishable_key,
-                    f"{_WORKER_TOKEN} goes beside the project's publishable key: set {_PUBLISHABLE}, too.",
-                ),
-                (not _is_key(self.secret_key or "-"), f"{_SECRET} holds characters that no key has: copy it again."),
-                (
-                    (self.secret_key or "").startswith("sb_publishable_"),
-                    f"{_SECRET} is a publishable key: a worker needs a secret one (sb_secret_…).",
-                ),
-                (
-                    self.publishable_key is not None and self.publishable_key.startswith("sb_secret_"),
-                    f"{_PUBLISHABLE} is a secret key: tools would get it. Give the publishable one.",
-                ),
-                (not 1 <= self.capacity <= MAX_CAPACITY, f"The capacity is {self.capacity}: give a whole "
-                 f"number from 1 to {MAX_CAPACITY}."),
-                (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
-                (self.grace_s < 0, f"The grace is {self.grace_s:g} s: give 0 or more."),
-                (not self.give_up_s > 0, f"Giving up after {self.give_up_s:g} s is no time: give more than 0."),
-                (not self.start_timeout_s >= 0, f"A start of {self.start_timeout_s:g} s is no time: give 0 or more."),
-                (not self.poll_s >= MIN_POLL_S, f"Polls come every {self.poll_s:g} s: give {MIN_POLL_S:g} or more."),
-            )
-            if wrong
-        ] + self._mistakes_in_mail()  # fmt: skip
+        mistakes = (
+            (not self.secret_key and not self.worker_token, _NO_SECRET),
+            (
+                bool(self.worker_token) and not self.publishable_key,
+                f"{names.WORKER_TOKEN} goes beside the project's publishable key: set {names.PUBLISHABLE}.",
+            ),
+            (
+                not 1 <= self.capacity <= MAX_CAPACITY,
+                f"The capacity is {self.capacity}: give a whole number from 1 to {MAX_CAPACITY}.",
+            ),
+            (self.lease_s < MIN_LEASE_S, f"The lease is {self.lease_s:g} s: give {MIN_LEASE_S:g} or more."),
+            (self.grace_s < 0, f"The grace is {self.grace_s:g} s: give 0 or more."),
+            (not self.give_up_s > 0, f"Giving up after {self.give_up_s:g} s is no time: give more than 0."),
+            (
+                not self.start_timeout_s >= 0,
+                f"A start of {self.start_timeout_s:g} s is no time: give 0 or more.",
+            ),
+            (
+                not self.poll_s >= MIN_POLL_S,
+                f"Polls come every {self.poll_s:g} s: give {MIN_POLL_S:g} or more.",
+            ),
+        )
+        return [*self._mistakes_in_variables(), *(sentence for wrong, sentence in mistakes if wrong)]
 
-    def _mistakes_in_mail(self) -> list[str]:
-        found: list[str] = []
+    def _mistakes_in_variables(self) -> list[str]:
+        """What does not belong where it is, and what is wrong with the settings of mail."""
+        values = {
+            self.named.get(field_name, candidates[0]): getattr(self, field_name) or ""
+            for field_name, candidates in _VARIABLES.items()
+        }
+        pairs = [*values.items(), *self.webhook_secrets.items()]
+        pairs += [(names.REDACT_KEY, key) for key in self.redact_keys]
+        found = {name: sentence for name, value in pairs if (sentence := mistake(name, value))}
         if self.smtp_url is not None:
+            if self.mail_from is None:
+                found[names.MAIL_FROM] = f"Set {names.MAIL_FROM} to the address that mail comes from."
             try:
                 SmtpServer.parse(self.smtp_url)
             except ValueError as error:
-                found.append(f"{_SMTP_URL} must be like smtps://user:password@host:465, but {error}.")
-            if self.mail_from is None:
-                found.append(f"Set {_MAIL_FROM} to the address that mail comes from.")
+                found.setdefault(
+                    names.SMTP_URL,
+                    f"{names.SMTP_URL} must be like smtps://user:password@host:465, but {error}.",
+                )
         if self.mail_from is not None:
             try:
                 sender(self.mail_from)
             except ValueError as error:
-                found.append(f"{_MAIL_FROM} is {self.mail_from!r}: {error}.")
-        if self.review_url is not None and not re.fullmatch(r"https?://[!-~]+", self.review_url):
-            found.append(
-                f"{_REVIEW_URL} is {self.review_url!r}: give https://… such as https://example.org/reviews/{{review_id}}."
-            )
-        return found
+                found.setdefault(names.MAIL_FROM, f"{names.MAIL_FROM} can't be used: {error}.")
+        return [*found.values()]
 
 
-def _file_values(path: str) -> dict[str, str]:
-    try:
-        return {name: value for name, value in dotenv_values(path).items() if value}
-    except (OSError, ValueError):  # it is being written, or is no file of text
-        return {}
-
-
-def _passwords(smtp_url: str | None) -> tuple[str, ...]:
-    """As it is sent, and as the URL has it, which somebody might log without the rest."""
-    if smtp_url is None:
-        return ()
-    try:
-        written = urlsplit(smtp_url).password
-    except ValueError:
-        return ()
-    return (written, unquote(written)) if written else ()
+def _fields(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Field → the variable that is set for it, and its value."""
+    found: dict[str, tuple[str, str]] = {}
+    for field_name, candidates in _VARIABLES.items():
+        for name in candidates:
+            if value := environ.get(name, "").strip():
+                found.setdefault(field_name, (name, value))
+    return found
 
 
 def _private_members(jwk: str | None) -> tuple[str, ...]:
@@ -300,16 +289,3 @@ def _private_members(jwk: str | None) -> tuple[str, ...]:
         return ()
     named = cast("dict[str, Any]", members)
     return tuple(str(named[name]) for name in ("d", "p", "q", "dp", "dq", "qi", "k") if named.get(name))
-
-
-def _is_project_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises if it is no port's number
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.path in ("", "/")
-
-
-def _is_key(key: str) -> bool:
-    return re.fullmatch(r"[!-~]+", key) is not None

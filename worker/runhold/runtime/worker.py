@@ -18,6 +18,9 @@ from typing import Any, Final, TypeVar
 import httpx
 
 from runhold.agents import Agent
+from runhold.environment.network import require_network
+from runhold.environment.system import require_unix
+from runhold.environment.variables import REDACT_KEY
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop.ports import ChatModel
 from runhold.loop.redaction import Redaction
@@ -37,7 +40,7 @@ from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import warn_before_the_end
 from runhold.store.gateway import Gateway
 from runhold.store.outages import Outages
-from runhold.store.redact import MAKE_KEY, REDACT_KEY, Vault
+from runhold.store.redact import MAKE_KEY, Vault
 from runhold.tls import tls_context
 
 T = TypeVar("T")
@@ -66,6 +69,8 @@ async def run_worker(
     :raises ConfigError: it can't start as configured; the text is one sentence.
     :raises SideTaskDied: a part that it lives by ended.
     """
+    require_unix()
+    require_network()
     if not agents:
         raise ConfigError("There are no agents to work for.")
     if config.realtime:

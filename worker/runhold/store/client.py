@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from runhold.credentials import hide_credentials
+from runhold.environment.variables import URL
 from runhold.errors import ConfigError, KeyRejected, Refused, StoreError, StoreUnavailable
 from runhold.store.answers import GatewayAnswer, is_retryable, read_answer
 from runhold.store.outages import Outages
@@ -85,7 +86,7 @@ async def connect(url: str, access: Access, *, timeout_s: float, connections: in
         return await acreate_client(url, access.api_key, options)
     except Exception as error:
         await http.aclose()
-        raise ConfigError(f"SUPABASE_URL is not the URL of a Supabase project: {url!r}") from error
+        raise ConfigError(f"{URL} is not the URL of a Supabase project, or the key is none.") from error
 
 
 class AccessSource(Protocol):

@@ -23,13 +23,12 @@ from uuid import UUID
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from msgspec.structs import replace
 
+from runhold.environment.variables import REDACT_KEY
 from runhold.errors import ConfigError, RunholdError
 from runhold.loop import RecordedRun
 from runhold.loop.canonical import canonical_json, clean_text
 from runhold.loop.ports import Entry, Json, JsonObject, Run, RunLog, Step, ToolCall, Verdict
 from runhold.loop.redaction import HIDDEN, MARK, Redaction
-
-REDACT_KEY: Final = "RUNHOLD_REDACT_KEY"
 
 MAKE_KEY: Final = 'python -c "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())"'
 

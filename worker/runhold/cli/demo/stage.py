@@ -10,15 +10,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from runhold.cli.exits import CommandError
 from runhold.cli.first_start import tell_first_start
 from runhold.cli.parts import example_folder, has_model, load_script, make_tables, start_worker
 from runhold.cli.project import LOCAL_FOLDER, Project, local_project
+from runhold.environment.network import require_network
+from runhold.environment.variables import MODEL, require
 from runhold.local.child import Child
 from runhold.local.ports import is_free
 from runhold.local.stack import DEFAULT_PORT, LocalStack, StackOptions, environment_of
 from runhold.local.state import load_state
+from runhold.models.openai import OpenAIChatModel
 from runhold.models.scripted import ScriptedModel
 from runhold.testing.mailbox import HOST, Mailbox
 
@@ -77,6 +81,10 @@ async def put_up(
     :param port: of the stack's API; None takes the usual one, or a free one if that is taken.
     :param told: is called with the name of a part and what to say about it, when it is up.
     """
+    require_network()
+    if has_model():
+        OpenAIChatModel.from_env()  # it refuses what its worker could not use
+        require(os.environ, MODEL)
     folder = local_folder()
     async with AsyncExitStack() as parts:
         project = local_project(folder)
@@ -136,8 +144,8 @@ def _options(folder: Path, port: int | None) -> StackOptions:
 async def _model(parts: AsyncExitStack) -> tuple[str, dict[str, str]]:
     """The model that the environment names, else the scripted one: what to call it, and the worker's variables."""
     if has_model():
-        name = os.environ.get("RUNHOLD_MODEL", "gpt-5-mini")
-        return f"{name} at {os.environ.get('OPENAI_BASE_URL', 'OpenAI')}", {}
+        name = os.environ.get(MODEL, "gpt-5-mini")
+        return f"{name} at {urlsplit(OpenAIChatModel.from_env().base_url).hostname}", {}
     script = load_script(example_folder(EXAMPLE))
     if script is None:
         raise CommandError(
