@@ -277,3 +277,46 @@ def test_roles_of_the_api_inherit(exposed: LocalStack) -> None:
         inherits = dict(connection.execute("select rolname, rolinherit from pg_roles").fetchall())
     roles = ["anon", "authenticated", "service_role", "authenticator"]
     assert [inherits[role] for role in roles] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "before", "after"),
+    [
+        ("pgrst.db_max_rows = '2'", "/users?select=name&order=name", ["ada", "bob", "cy"], ["ada", "bob"]),
+        # a function without a path of its own finds a table of another schema by its name
+        ("pgrst.db_extra_search_path = 'public, extensions, elsewhere'", "/rpc/far", "42P01", [1]),
+    ],
+)
+def test_a_migration_can_change_it_by_the_role_of_the_api(
+    exposed: LocalStack, lt: httpx.Client, setting: str, path: str, before: Any, after: Any
+) -> None:
+    def said() -> Any:
+        answer = lt.get(path).json()
+        return answer["code"] if isinstance(answer, dict) else [next(iter(row.values())) for row in answer]
+
+    with psycopg.connect(exposed.database_url, autocommit=True) as connection:
+        connection.execute("create schema elsewhere; grant usage on schema elsewhere to service_role")
+        connection.execute(
+            "create table elsewhere.far_away as select 1 as n; grant select on elsewhere.far_away to service_role"
+        )
+        connection.execute(
+            "create function lt.far() returns table (n integer) language plpgsql stable"
+            " as $$ begin return query select f.n from far_away f; end $$"
+        )
+        try:
+            while (first := said()) == "PGRST202":
+                pass  # the API learns of new functions by a notification
+            assert first == before
+            connection.execute(
+                f"alter role authenticator set {setting}; notify pgrst, 'reload config'".encode()
+            )
+            while said() == before:
+                pass
+            assert said() == after
+        finally:
+            connection.execute(
+                f"alter role authenticator reset {setting.partition(' ')[0]}; notify pgrst, 'reload config'".encode()
+            )
+            connection.execute("drop schema elsewhere cascade; drop function lt.far()")
+            while said() == after:
+                pass

@@ -15,7 +15,7 @@ create role authenticator login noinherit password %(password)s;
 grant anon, authenticated, service_role to authenticator;
 
 -- Owners of the schemas that Supabase manages.
-create role supabase_auth_admin login noinherit createrole password %(password)s;
+create role supabase_auth_admin login noinherit password %(password)s;
 create role supabase_realtime_admin nologin noinherit;
 create role dashboard_user nologin createdb createrole replication;
 
