@@ -40,6 +40,7 @@ LOCAL_FOLDERS = {
     "db": "needs a PostgreSQL server of its own",
     "local": "tests the local stack itself",
     "realtime": "tests the local stack's Realtime server",
+    "restore": "starts a stack of its own",
 }
 
 

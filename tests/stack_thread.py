@@ -31,13 +31,19 @@ async def on_its_loop(stack: LocalStack, doing: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def running_stack(
-    *, api: bool = True, realtime: bool = True, durable: bool = False, config: str | None = None
+    *,
+    api: bool = True,
+    realtime: bool = True,
+    durable: bool = False,
+    config: str | None = None,
+    migrations: bool = True,
 ) -> Iterator[LocalStack]:
     """Start a stack on free ports in a folder of its own, migrations applied, no seed; stop and delete it at the end.
 
     `durable`: a crash of its PostgreSQL loses nothing that was committed; slower. Sessions of the API refuse an
     UPDATE or DELETE without WHERE, as on hosted projects, where a C compiler is installed. `config`: the
-    `config.toml` of a project that has nothing else; without it the project is this repository.
+    `config.toml` of a project that has nothing else; without it the project is this repository. `migrations`: False
+    leaves the database as a new Supabase project is.
     """
     folder = Path(tempfile.mkdtemp(prefix="runhold-test-"))
     folder.chmod(0o755)  # so that the database files can be beside the rest also when root runs the tests
@@ -45,9 +51,13 @@ def running_stack(
     if config is not None:
         (project / "supabase").mkdir(parents=True)
         (project / "supabase" / "config.toml").write_text(config)
+    if not migrations:
+        (project / "supabase" / "migrations").mkdir(parents=True)
+        for path in Path("supabase", "migrations").glob("*.sql"):  # a project's own copies count
+            (project / "supabase" / "migrations" / path.name).touch()
     options = StackOptions(
         folder=folder / "stack",
-        project=Path() if config is None else project,
+        project=project if project.exists() else Path(),
         port=0,
         api=api,
         realtime=realtime,

@@ -374,6 +374,19 @@ def test_rights_that_a_fault_hides_are_repaired_with_it(database: psycopg.Connec
     assert may == {"anon": False, "authenticated": False, "runhold_worker": True}
 
 
+def test_what_a_generous_project_grants_is_taken_back(database: psycopg.Connection[Row]) -> None:
+    """A backup does not say what is not granted: restored where new tables are everybody's, ours are, too."""
+    roles = "anon, authenticated, service_role"
+    for kind in ("tables", "sequences", "functions"):
+        database.execute(f"grant all on all {kind} in schema public to {roles}")
+    faults = found(database)
+    assert len(faults) > 80
+    assert {each["kind"] for each in faults} == {"rights"}
+    assert {each["state"] for each in faults} == {"changed", "extra"}
+    repair(database, faults)
+    assert found(database) == []
+
+
 def test_a_table_that_is_back_has_all_that_it_had(database: psycopg.Connection[Row]) -> None:
     """Columns in their order, with their rules; reads and writes go on, if without the rows."""
     columns = (

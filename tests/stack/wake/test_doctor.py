@@ -62,6 +62,7 @@ async def test_all_is_well_and_nothing_stays(
     assert [(each["check"], each["state"]) for each in found.values()] == [
         ("API", "ok"),
         ("worker token", "ok"),
+        ("installation", "ok"),
         ("migrations", "ok"),
         ("clock", "ok"),
         ("Realtime", "ok"),
@@ -75,7 +76,7 @@ async def test_all_is_well_and_nothing_stays(
     assert (total > 0, alive) == (True, 0)
     assert await asyncio.to_thread(run, ["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 8
+    assert len(lines) == 9
     assert all(line.endswith(".") for line in lines)
 
 

@@ -62,6 +62,7 @@ GOOD = {
     "SUPABASE_JWT_SECRET": ["super-secret-jwt-token-with-at-least-32-characters-long", "c2VjcmV0+/=="],
     "SUPABASE_JWT_SIGNING_KEY": ['{"kty":"EC","d":"x"}'],
     "RUNHOLD_WORKER_TOKEN": [token("runhold_worker")],
+    "RUNHOLD_DATABASE_URL": ["postgresql://postgres:hunter2@db.example.org:5432/postgres"],
     "RUNHOLD_REDACT_KEY": ["cw_0x689RpI-jtRR7oE8h_eQsKImvJapLeSbXpwF4e4="],
     "RUNHOLD_WEBHOOK_SECRET": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
     "RUNHOLD_WEBHOOK_SECRET_BILLING": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],

@@ -15,9 +15,11 @@ from uuid import UUID, uuid4
 import httpx
 from postgrest.exceptions import APIError
 
+from runhold.cli.exits import CommandError
+from runhold.cli.installation import FunctionsMissing, Installation, ask_api
 from runhold.cli.output import hide
 from runhold.environment.variables import MODEL_KEY
-from runhold.errors import ConfigError, RunholdError, StoreError
+from runhold.errors import ConfigError, Refused, RunholdError, StoreError
 from runhold.models.openai import OpenAIChatModel
 from runhold.runtime.channels import email_of
 from runhold.runtime.config import WorkerConfig
@@ -29,7 +31,7 @@ from runhold.runtime.user_access import Faults
 from runhold.runtime.user_client import UserClients, signing_key
 from runhold.runtime.worker_token import NEW_ONE, WorkerToken
 from runhold.store.answers import explained
-from runhold.store.client import connect
+from runhold.store.client import Access, connect
 from runhold.store.gateway import Gateway
 from runhold.store.records import UserClaims
 from runhold.tls import tls_context
@@ -45,6 +47,11 @@ PROBE_WAIT_S: Final = 5.0
 MAX_SKEW_S: Final = 5.0
 """Beyond that, a log of this machine can't be laid beside the database's."""
 
+REPAIR: Final = "`runhold doctor --repair` prints SQL that repairs it; with --database-url it runs it."
+
+NO_RIGHT: Final = "42501"
+"""SQLSTATE: PostgREST, too, answers it where it can't take on the role that a token names."""
+
 State = Literal["ok", "degraded", "failed", "skipped"]
 
 
@@ -55,16 +62,23 @@ class Finding:
     :ivar state: ``degraded``: workers do without it, slower; ``skipped``: not configured, or not to be known.
     :ivar says: one sentence.
     :ivar unreachable: nothing can be done with this project: a wrong URL or key, or nothing answers.
+    :ivar details: what the sentence counts, a line each.
     """
 
     check: str
     state: State
     says: str
     unreachable: bool = False
+    details: tuple[str, ...] = ()
 
 
-async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGenerator[Finding]:
-    """Look at everything, in an order in which the first failure explains the ones that follow."""
+async def examine(
+    config: WorkerConfig, environ: Mapping[str, str], *, database_url: str | None = None
+) -> AsyncGenerator[Finding]:
+    """Look at everything, in an order in which the first failure explains the ones that follow.
+
+    :param database_url: compare the database with the release over it, and not through the API.
+    """
     gateway = await Gateway.open(config.url, config.access, timeout_s=TIMEOUT_S, connections=2)
     try:
         api = await _api(config, gateway)
@@ -72,6 +86,9 @@ async def examine(config: WorkerConfig, environ: Mapping[str, str]) -> AsyncGene
         token = config.token()
         if token is not None:
             yield _worker_token(token)
+        installation = await _installation(config, database_url, api_answers=api.state == "ok")
+        if installation is not None:
+            yield installation
         if api.state == "ok":
             async with _registered(config, gateway) as (findings, worker_id, ahead):
                 for finding in findings:
@@ -89,8 +106,10 @@ async def _api(config: WorkerConfig, gateway: Gateway) -> Finding:
     try:
         await gateway.definitions([], deadline_s=ANSWER_S)
     except StoreError as error:
-        told = explained(error, has_token=config.access.token is not None)
-        return Finding(check="API", state="failed", says=_sentence(told), unreachable=True)
+        told = _sentence(explained(error, has_token=config.access.token is not None))
+        if config.access.token and isinstance(error, Refused) and error.code == NO_RIGHT:
+            told += " If a backup was restored, `runhold doctor --repair` gives the role back what it needs."
+        return Finding(check="API", state="failed", says=told, unreachable=True)
     key = "the worker's token" if config.worker_token else "the secret key"
     return Finding(check="API", state="ok", says=f"{config.url} answers, and {key} may work.")
 
@@ -101,6 +120,46 @@ def _worker_token(token: WorkerToken) -> Finding:
         says = f"It ends on {token.until}, and then this worker does: {NEW_ONE}."
         return Finding(check="worker token", state="degraded", says=says)
     return Finding(check="worker token", state="ok", says=f"It is good until {token.until}.")
+
+
+async def _installation(
+    config: WorkerConfig, database_url: str | None, *, api_answers: bool
+) -> Finding | None:
+    """Compare the database with the release. None: the API does not let us, for a reason that was told."""
+    try:
+        if database_url is not None:
+            from runhold.cli.repair import ask_database  # it needs psycopg
+
+            return compared(await ask_database(database_url))
+        if api_answers:
+            return compared(await ask_api(config.url, config.access))
+        if config.worker_token and config.secret_key:
+            # a restored database may lack what the token's role needs
+            return compared(await ask_api(config.url, Access(config.secret_key)))
+    except FunctionsMissing as error:
+        says = f"{_sentence(error)} {REPAIR}"
+        return Finding(check="installation", state="failed", says=says)
+    except (CommandError, ConfigError) as error:
+        return Finding(check="installation", state="failed", says=_sentence(error))
+    except StoreError as error:
+        if api_answers:
+            return Finding(check="installation", state="failed", says=_sentence(error))
+    return None
+
+
+def compared(installation: Installation) -> Finding:
+    """What the database lacks of the release, and what is not as it should be."""
+    named = installation.named
+    if not named:
+        says = "The database has all objects of its release, as they should be."
+        return Finding(check="installation", state="ok", says=says)
+    count = "1 object is" if len(named) == 1 else f"{len(named)} objects are"
+    return Finding(
+        check="installation",
+        state="degraded" if installation.is_optional else "failed",
+        says=f"{count} not as in the release. {REPAIR}",
+        details=tuple(fault.line for fault in named),
+    )
 
 
 @asynccontextmanager

@@ -24,6 +24,7 @@ LEGACY_PUBLISHABLE: Final = "SUPABASE_ANON_KEY"
 JWT_SECRET: Final = "SUPABASE_JWT_SECRET"
 SIGNING_KEY: Final = "SUPABASE_JWT_SIGNING_KEY"
 WORKER_TOKEN: Final = "RUNHOLD_WORKER_TOKEN"
+DATABASE_URL: Final = "RUNHOLD_DATABASE_URL"
 REDACT_KEY: Final = "RUNHOLD_REDACT_KEY"
 WEBHOOK_SECRETS: Final = "RUNHOLD_WEBHOOK_SECRET"
 """How the names of such variables begin."""
@@ -152,6 +153,9 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     ),
     WORKER_TOKEN: Variable(
         give="what `runhold worker-token` prints", refuses=_all_but(*JWTS), check=_key, is_secret=True
+    ),
+    DATABASE_URL: Variable(
+        give="the connection string of role postgres", refuses=_all_but(Kind.DATABASE), is_secret=True
     ),
     REDACT_KEY: Variable(give="a key of workers, made for this", refuses=_all_but(), is_secret=True),
     WEBHOOK_SECRETS: Variable(

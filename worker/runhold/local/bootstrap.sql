@@ -47,6 +47,9 @@ grant set on parameter
     "pgrst.log_level"
     to postgres;
 
+-- Backups are restored without triggers.
+grant set on parameter session_replication_role to postgres;
+
 alter database postgres owner to postgres;
 
 -- -------------------------------------------------------------------------------------------------------------- schemas
