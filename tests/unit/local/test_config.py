@@ -84,3 +84,13 @@ def test_a_file_that_makes_no_sense_is_refused_with_its_name(tmp_path: Path, tex
     with pytest.raises(StackError, match=r"config\.toml") as refusal:
         read_config(write(tmp_path, text))
     assert says in str(refusal.value)
+
+
+def test_a_value_of_the_environment_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LENGTH", "hunter2")
+    with pytest.raises(StackError) as refusal:
+        read_config(write(tmp_path, "[auth]\nminimum_password_length = 'env(LENGTH)'"))
+    assert "auth.minimum_password_length is env(LENGTH), and the local stack needs a number" in str(
+        refusal.value
+    )
+    assert "hunter2" not in str(refusal.value)

@@ -137,3 +137,19 @@ async def test_what_no_worker_of_this_project_can_use_is_left_alone(
         kept.rejected(OLD, NO)
     assert kept.current == OLD
     assert len(caplog.records) <= 1
+
+
+async def test_a_file_that_can_not_be_read_is_logged_once_and_read_again(
+    kept: KeptAccess, clock: Clock, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(file, f"SUPABASE_SECRET_KEY='{NEW.api_key}\n")  # somebody is writing it
+    for _ in range(3):
+        kept.rejected(OLD, NO)
+        clock.now += REREAD_S
+    [record] = caplog.records
+    assert f"Line 1 of {file} can't be understood" in record.getMessage()
+    assert NEW.api_key not in record.getMessage()
+    write(file, f"SUPABASE_SECRET_KEY='{NEW.api_key}'\n")
+    kept.rejected(OLD, NO)
+    assert kept.current == NEW
+    assert await gave_up(kept) is None

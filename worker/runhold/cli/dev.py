@@ -11,7 +11,6 @@ import typer
 from runhold.cli.exits import CommandError
 from runhold.cli.options import USUAL_PORT
 from runhold.cli.output import say
-from runhold.environment.network import require_network
 
 USUAL_MODULES: Final = ("agent.py", "agents.py")
 
@@ -43,8 +42,9 @@ def dev(
       runhold dev examples/compliance/agent.py --port 0
     """
     from runhold.cli.holding import hold  # it needs the extra [local]
+    from runhold.cli.prerequisites import require_environment
 
-    require_network()  # else the worker would fail again and again, beside a stack that runs
+    require_environment()  # else the worker would fail again and again, beside a stack that runs
     chosen = module or next((Path(name) for name in USUAL_MODULES if Path(name).is_file()), None)
     if chosen is not None and not chosen.is_file():
         raise CommandError(f"There is no file {chosen}: give the path of a Python file with agents.")

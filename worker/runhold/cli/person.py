@@ -17,7 +17,7 @@ from runhold.cli.exits import CommandError, NotFound
 from runhold.cli.project import Project
 from runhold.cli.sessions import Session, Sessions
 from runhold.environment.variables import EMAIL, PASSWORD, PUBLISHABLE, require
-from runhold.errors import StoreUnavailable
+from runhold.errors import ConfigError, StoreUnavailable
 from runhold.tls import tls_context
 
 RENEW_BEFORE_S: Final = 90
@@ -119,14 +119,15 @@ async def sign_in_as(project: Project, email: str | None = None) -> AsyncGenerat
 @asynccontextmanager
 async def client_of(project: Project, session: Session | None) -> AsyncGenerator[AsyncClient, None]:
     """A Supabase client that acts as the person, or as nobody. All its connections end with the block."""
+    key = project.publishable_key
     async with httpx.AsyncClient(timeout=30.0, follow_redirects=True, verify=tls_context("https:")) as http:
         options = AsyncClientOptions(auto_refresh_token=False, persist_session=False, httpx_client=http)
         if session is not None:
             options.headers = {**options.headers, "Authorization": f"Bearer {session.access_token}"}
         try:
-            client = await create_async_client(project.url, project.publishable_key, options)
+            client = await create_async_client(project.url, key, options)
         except Exception as error:  # supabase-py says "Invalid API key" with a plain Exception
-            raise CommandError(
+            raise ConfigError(
                 f"{PUBLISHABLE} is no key of a Supabase project: copy it again from the project's settings."
             ) from error
         if session is not None:

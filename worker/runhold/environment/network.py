@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Final
 
 import httpx
@@ -118,11 +119,16 @@ def _shown(entry: str) -> str | None:
     return repr(entry)
 
 
+@cache  # it takes as long as everything else together
+def _holds_certificates(path: str) -> bool:
+    return _works(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path))
+
+
 def _about_certificates() -> list[str]:
     """What is wrong with the variables that TLS reads."""
     found: list[str] = []
     file, folders, key_log = (os.environ.get(name, "") for name in (CERT_FILE, CERT_DIR, KEY_LOG))
-    if file and not _works(lambda: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)):
+    if file and not _holds_certificates(file):
         found.append(
             f"{CERT_FILE} names no readable file of certificates: give one in PEM format, or unset it."
         )

@@ -162,7 +162,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
         give="whsec_ and base64 of 24 bytes or more", refuses=_all_but(Kind.WEBHOOK_SECRET), is_secret=True
     ),
     SMTP_URL: Variable(
-        give="the mail server's, such as smtps://user:password@host:465",
+        give="the mail server's, such as smtps://host:465, with user:password@ before the host",
         refuses=_all_but(Kind.MAIL_SERVER),
         is_secret=True,
     ),

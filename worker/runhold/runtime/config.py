@@ -249,17 +249,17 @@ class WorkerConfig:
             for field_name, candidates in _VARIABLES.items()
         }
         pairs = [*values.items(), *self.webhook_secrets.items()]
-        pairs += [(names.REDACT_KEY, key) for key in self.redact_keys]
+        pairs += [(names.REDACT_KEY, key) for key in (" ".join(self.redact_keys), *self.redact_keys)]
         found = {name: sentence for name, value in pairs if (sentence := mistake(name, value))}
         if self.smtp_url is not None:
-            if self.mail_from is None:
+            if self.mail_from is None and names.SMTP_URL not in found:
                 found[names.MAIL_FROM] = f"Set {names.MAIL_FROM} to the address that mail comes from."
             try:
                 SmtpServer.parse(self.smtp_url)
             except ValueError as error:
                 found.setdefault(
                     names.SMTP_URL,
-                    f"{names.SMTP_URL} must be like smtps://user:password@host:465, but {error}.",
+                    f"{names.SMTP_URL} must be like smtps://host:465 (user:password@ before the host), but {error}.",
                 )
         if self.mail_from is not None:
             try:

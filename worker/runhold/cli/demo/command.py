@@ -79,7 +79,9 @@ async def _show(decide: Decide, *, given: bool, port: int | None, realtime: bool
     from runhold.cli.demo.cast import REVIEWER, USER, appoint, enter
     from runhold.cli.demo.play import AGENT_TYPE, play, tell_the_end
     from runhold.cli.demo.stage import put_up
+    from runhold.cli.prerequisites import require_environment
 
+    require_environment()
     out.print(Rule("the parts", align="left", style="dim"))
 
     def told(part: str, what: str) -> None:

@@ -16,13 +16,11 @@ from runhold.cli.exits import CommandError
 from runhold.cli.first_start import tell_first_start
 from runhold.cli.parts import example_folder, has_model, load_script, make_tables, start_worker
 from runhold.cli.project import LOCAL_FOLDER, Project, local_project
-from runhold.environment.network import require_network
-from runhold.environment.variables import MODEL, require
+from runhold.environment.variables import MODEL, MODEL_URL
 from runhold.local.child import Child
 from runhold.local.ports import is_free
 from runhold.local.stack import DEFAULT_PORT, LocalStack, StackOptions, environment_of
 from runhold.local.state import load_state
-from runhold.models.openai import OpenAIChatModel
 from runhold.models.scripted import ScriptedModel
 from runhold.testing.mailbox import HOST, Mailbox
 
@@ -81,10 +79,6 @@ async def put_up(
     :param port: of the stack's API; None takes the usual one, or a free one if that is taken.
     :param told: is called with the name of a part and what to say about it, when it is up.
     """
-    require_network()
-    if has_model():
-        OpenAIChatModel.from_env()  # it refuses what its worker could not use
-        require(os.environ, MODEL)
     folder = local_folder()
     async with AsyncExitStack() as parts:
         project = local_project(folder)
@@ -145,7 +139,7 @@ async def _model(parts: AsyncExitStack) -> tuple[str, dict[str, str]]:
     """The model that the environment names, else the scripted one: what to call it, and the worker's variables."""
     if has_model():
         name = os.environ.get(MODEL, "gpt-5-mini")
-        return f"{name} at {urlsplit(OpenAIChatModel.from_env().base_url).hostname}", {}
+        return f"{name} at {urlsplit(os.environ.get(MODEL_URL, '')).hostname or 'OpenAI'}", {}
     script = load_script(example_folder(EXAMPLE))
     if script is None:
         raise CommandError(
