@@ -112,15 +112,6 @@ async def test_malformed_frames_leave_the_socket_open(raw: Any, version: str) ->
     await socket.nothing_more()
 
 
-async def test_join_with_presence_works_and_tracking_is_refused(raw: Any, name: str) -> None:
-    socket = await raw()
-    await socket.join(name, presence={"enabled": True, "key": ""})
-    state = await socket.receive()
-    assert (state["event"], state["payload"], state["join_ref"]) == ("presence_state", {}, "1")
-    await socket.push(f"realtime:{name}", "presence", {"type": "presence", "event": "track", "payload": {}})
-    assert (await socket.receive())["payload"]["status"] == "error"
-
-
 async def test_joins_with_bad_tokens_say_why(raw: Any, stack: Stack, name: str) -> None:
     socket = await raw()
     for token, reason in (

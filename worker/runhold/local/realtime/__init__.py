@@ -14,7 +14,8 @@ How the parts fit, each module importing only those before it:
     filters, bindings             what a client may ask of `postgres_changes`
     catalog, values               what tables look like now, and how their values become JSON
     subscriptions, changes        who wants which change, who may see it, what they are sent
-    hub, authorization            broadcast groups and private-channel policies
+    hub, presence, authorization  who is on a topic, who is tracked there, policies of private channels
+    replay, joins                 stored messages for those who join later, and what a join asks for
     channels, sockets, rest       one joined topic, one WebSocket, the HTTP endpoints
     dispatcher, server            feed -> subscribers; everything started, watched and stopped
 """

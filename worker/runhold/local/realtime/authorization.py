@@ -13,6 +13,7 @@ from psycopg import sql
 
 from runhold.local.realtime import jsontext
 from runhold.local.realtime.database import Session
+from runhold.local.realtime.errors import ChannelRefused
 from runhold.local.realtime.jsontext import Json
 from runhold.local.realtime.tokens import Claims
 
@@ -31,9 +32,10 @@ class Authorizer:
     async def readable(
         self, topic: str, claims: Claims, headers: Mapping[str, str], extensions: list[str]
     ) -> set[str]:
-        """Which of the extensions the caller may read on this topic (without prefix).
+        """Answer which of the extensions the caller may read on this topic (without prefix).
 
-        Raises `psycopg.Error` if the policies fail otherwise than by a missing right.
+        A policy that fails counts as no right at all, and is logged. Raises ChannelRefused if the database does
+        not answer, or not in time.
         """
         probes = {str(uuid.uuid4()): extension for extension in extensions}
         rows = [
@@ -49,11 +51,23 @@ class Authorizer:
         except psycopg.errors.InsufficientPrivilege as exc:
             logger.info("no read right on %r for role %s: %s", topic, claims.role, exc)
             return set()
+        except psycopg.errors.QueryCanceled as exc:
+            logger.warning("read check on %r for role %s took too long, refused: %s", topic, claims.role, exc)
+            raise ChannelRefused("QueryCanceled", "Query was cancelled, please try again") from exc
+        except psycopg.OperationalError as exc:
+            logger.warning("read check on %r failed, refused: the database does not answer: %s", topic, exc)
+            raise ChannelRefused(
+                "UnableToConnectToProject", "Realtime was unable to connect to the project database"
+            ) from exc
+        except psycopg.Error as exc:
+            logger.warning("read check on %r for role %s failed, refused: %s", topic, claims.role, exc)
+            return set()
         return {probes[row[0]] for row in results[-1]}
 
     async def may_write(self, topic: str, claims: Claims, headers: Mapping[str, str], extension: str) -> bool:
-        """True if the caller may send on this topic. A policy that fails otherwise counts as no, and is
-        logged.
+        """Answer whether the caller may send messages of this extension on this topic.
+
+        A policy that fails counts as no, and is logged.
         """
         query = sql.SQL(
             "begin; {}; insert into realtime.messages (topic, extension) values ({}, {}); rollback"

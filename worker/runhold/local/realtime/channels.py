@@ -12,17 +12,19 @@ from runhold.local.realtime import jsontext
 from runhold.local.realtime.authorization import BROADCAST, PRESENCE, Authorizer
 from runhold.local.realtime.bindings import Binding, binding_ids, parse_binding
 from runhold.local.realtime.database import Session
-from runhold.local.realtime.errors import SubscriptionError, TokenError
+from runhold.local.realtime.errors import ChannelRefused, SubscriptionError
 from runhold.local.realtime.frames import TOPIC_PREFIX, Broadcast, Incoming, Outgoing
 from runhold.local.realtime.hub import Group, Hub
+from runhold.local.realtime.joins import JoinRequest, no_read_right
 from runhold.local.realtime.jsontext import Json, JsonObject
+from runhold.local.realtime.presence import Presence
+from runhold.local.realtime.replay import stored_messages
 from runhold.local.realtime.subscriptions import Subscription, SubscriptionRegistry, check_binding
 from runhold.local.realtime.tokens import OPAQUE_KEY_PREFIX, Claims, Keyring
 
 logger = logging.getLogger("runhold.realtime.channels")
 
 BROADCAST_LIMIT_BYTES = 3_000_000  # as hosted on paid plans
-UNKNOWN_ERROR = "Unknown Error on Channel"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +33,7 @@ class Services:
 
     keyring: Keyring
     hub: Hub
+    presence: Presence
     registry: SubscriptionRegistry
     authorizer: Authorizer
     session: Session
@@ -44,45 +47,14 @@ class Outlet(Protocol):
 
     def send(self, frame: Outgoing) -> None: ...
 
-    def send_broadcast(self, topic: str, message: Broadcast) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JoinRequest:
-    """The payload of a join. Parts may be missing, null or of a wrong type, which all mean the default."""
-
-    token: str | None
-    private: bool
-    receives_own: bool
-    acknowledged: bool
-    replication_ready: bool
-    presence_enabled: bool
-    bindings: list[JsonObject]
-
-    @classmethod
-    def parse(cls, payload: JsonObject) -> "JoinRequest":
-        """Read a join's payload."""
-        config = _object(payload.get("config"))
-        broadcast, presence = _object(config.get("broadcast")), _object(config.get("presence"))
-        bindings = config.get("postgres_changes")
-        token = payload.get("access_token") or payload.get("user_token")
-        return cls(
-            token=token if isinstance(token, str) else None,
-            private=_flag(config.get("private")),
-            receives_own=_flag(broadcast.get("self")),
-            acknowledged=_flag(broadcast.get("ack")),
-            replication_ready=_flag(broadcast.get("replication_ready")),
-            presence_enabled=_flag(presence.get("enabled")),
-            bindings=[binding for binding in bindings if isinstance(binding, dict)]
-            if isinstance(bindings, list)
-            else [],
-        )
+    def send_broadcast(self, topic: str, message: Broadcast, *, join_ref: str | None = None) -> None: ...
 
 
 class Channel:
-    """A joined topic. Create it when the caller's token is verified and, if private, its read right found.
+    """A joined topic. Create it when the caller's token is verified and its read rights are known.
 
-    `on_end` is called once, when the channel ends by itself: its token expired or lost its rights.
+    `readable`: the extensions it may read. `on_end` is called once, when the channel ends by itself: its token
+    expired or lost its rights.
     """
 
     def __init__(
@@ -107,7 +79,12 @@ class Channel:
         self._claims = claims
         self._readable = readable
         self._on_end = on_end
-        self._may_write: bool | None = None
+        self._writable: dict[str, bool] = {}
+        self._presence_enabled = request.presence_enabled
+        # Until the join is answered, broadcasts of others wait here.
+        self._waiting: list[Broadcast] | None = []
+        self._replayed: list[Broadcast] = []
+        self._replayed_ids: set[str | None] = set()
         self._expiry: asyncio.TimerHandle | None = None
         self._open = False
         self._binding_ids = binding_ids(request.bindings)
@@ -126,13 +103,30 @@ class Channel:
 
     # Life cycle
 
+    async def load(self) -> None:
+        """Join the group, and read the messages to replay.
+
+        In this order: what is sent meanwhile waits, so that the client misses nothing and receives nothing twice.
+        Raises ChannelRefused; the channel is shut then.
+        """
+        self._open = True
+        self._services.hub.join(self._group, self)
+        if self._request.replay is None:
+            return
+        try:
+            self._replayed = await stored_messages(
+                self._services.session, self.sub_topic, self._request.replay
+            )
+        except BaseException:
+            self.shut()
+            raise
+        self._replayed_ids = {message.message_id for message in self._replayed}
+
     async def open(self, frame: Incoming) -> None:
         """Register everywhere, answer the join, then say whether its subscriptions hold.
 
         Registration comes first: what commits right after the client knows it is subscribed must reach it.
         """
-        self._open = True
-        self._services.hub.join(self._group, self)
         try:
             self._bindings = [
                 parse_binding(request, binding_id)
@@ -147,11 +141,15 @@ class Channel:
             for request, binding_id in zip(self._request.bindings, self._binding_ids, strict=True)
         ]
         self._reply(frame, {"postgres_changes": echoes})
-        if self._request.presence_enabled:
-            # Nobody can track here, so the state is empty for ever; the clients wait for it.
-            self._send("presence_state", {}, join_ref=self.join_ref)
+        for message in self._replayed:
+            self._outlet.send_broadcast(self.topic, message, join_ref=self.join_ref)
+        waiting, self._waiting, self._replayed = self._waiting or [], None, []
+        for message in waiting:
+            self.receive(message)
         if self._request.replication_ready:
             self._system("ok", "system", "Replication connection established")
+        if self._presence_enabled:
+            self._send_presence_state()
         await self._check_bindings()
 
     def shut(self) -> None:
@@ -159,6 +157,7 @@ class Channel:
         self._open = False
         self._unsubscribe()
         self._services.hub.leave(self._group, self)
+        self._services.presence.untrack(self._group, self)
         if self._expiry is not None:
             self._expiry.cancel()
 
@@ -202,12 +201,7 @@ class Channel:
             case "access_token":
                 await self._change_token(frame)
             case "presence":
-                # Not served locally. An answer lets `track` fail at once instead of after its time limit.
-                self._reply(
-                    frame,
-                    {"reason": "Presence is not available on the local Realtime server"},
-                    status="error",
-                )
+                await self._change_presence(frame)
             case _:
                 pass  # unknown events are not answered
 
@@ -220,21 +214,72 @@ class Channel:
             if self._request.acknowledged:
                 self._reply(frame, {"error": "payload_size_exceeded"}, status="error")
             return
-        if self._request.private and not await self._writable():
+        if not await self._may_write(BROADCAST):
             logger.info(
                 "broadcast on %r dropped: role %s has no write right", self.sub_topic, self._claims.role
             )
+            if self._request.acknowledged:
+                self._reply(frame, {"reason": "Unauthorized"}, status="error")
             return
         self._services.hub.publish(self._group, message, without=None if self._request.receives_own else self)
         if self._request.acknowledged:
             self._reply(frame, {})
 
-    async def _writable(self) -> bool:
-        if self._may_write is None:
-            self._may_write = await self._services.authorizer.may_write(
-                self.sub_topic, self._claims, self._outlet.headers, BROADCAST
+    async def _may_write(self, extension: str) -> bool:
+        if not self._request.private:
+            return True
+        if extension not in self._writable:
+            self._writable[extension] = await self._services.authorizer.may_write(
+                self.sub_topic, self._claims, self._outlet.headers, extension
             )
-        return self._may_write
+        return self._writable[extension]
+
+    async def _change_presence(self, frame: Incoming) -> None:
+        """Track or untrack the client. Pushes of presence are always answered."""
+        event = frame.payload.get("event")
+        match event.lower() if isinstance(event, str) else event:
+            case "track":
+                await self._track(frame)
+            case "untrack":
+                self._services.presence.untrack(self._group, self)
+                self._reply(frame, {})
+            case None:
+                self._reply(frame, {})
+            case _:
+                logger.info("unknown presence event %r on %r refused", event, self.sub_topic)
+                self._reply(frame, {}, status="error")
+
+    async def _track(self, frame: Incoming) -> None:
+        if not await self._may_write(PRESENCE):
+            logger.info("track on %r refused: role %s has no write right", self.sub_topic, self._claims.role)
+            self._reply(frame, {}, status="error")
+            return
+        data = frame.payload.get("payload", {})
+        if not isinstance(data, dict):
+            self._reply(frame, {"reason": "Presence track payload must be a map"}, status="error")
+            return
+        if len(jsontext.dumps(data).encode()) > BROADCAST_LIMIT_BYTES:
+            self._end("Track message size exceeded")
+            return
+        # Whoever tracks takes part in presence, also if its join did not ask for it.
+        late = not self._presence_enabled
+        if late:
+            try:
+                self._readable = await self._read_rights(presence=True)
+            except ChannelRefused:
+                self._reply(frame, {}, status="error")
+                return
+            self._presence_enabled = True
+        if not self._open:
+            return  # ended while the policies were asked
+        self._services.presence.track(self._group, self, self._request.presence_key, data)
+        self._reply(frame, {})
+        if late:
+            self._send_presence_state()
+
+    def _send_presence_state(self) -> None:
+        if PRESENCE in self._readable:
+            self._send("presence_state", self._services.presence.state(self._group), join_ref=self.join_ref)
 
     async def _change_token(self, frame: Incoming) -> None:
         token = frame.payload.get("access_token")
@@ -242,28 +287,33 @@ class Channel:
             return
         try:
             claims = self._services.keyring.verify(token)
-        except TokenError as exc:
+            self._token, self._claims = token, claims
+            self._writable.clear()
+            self._arm_expiry()
+            readable = await self._read_rights(presence=self._presence_enabled)
+            if not readable:
+                raise no_read_right(self.sub_topic)
+        except ChannelRefused as exc:
             self._end(exc.text)
             return
-        self._token, self._claims, self._may_write = token, claims, None
-        self._arm_expiry()
-        if self._request.private:
-            try:
-                readable = await read_rights(
-                    self._services, self._outlet, self.sub_topic, self._request, claims
-                )
-            except psycopg.Error:
-                logger.exception("read check on %r failed", self.sub_topic)
-                self._end(UNKNOWN_ERROR)
-                return
-            if not self._readable <= readable:
-                self._end(f"You no longer have permission to read from this Channel topic: {self.sub_topic}")
-                return
-            self._readable = readable
+        if not self._readable <= readable:
+            self._end(f"You no longer have permission to read from this Channel topic: {self.sub_topic}")
+            return
+        self._readable = readable
         if self._open:
             self._unsubscribe()
             self._subscribe()
             await self._check_bindings()
+
+    async def _read_rights(self, *, presence: bool) -> set[str]:
+        return await read_rights(
+            self._services,
+            self._outlet,
+            self.sub_topic,
+            self._claims,
+            private=self._request.private,
+            presence=presence,
+        )
 
     # Changes of tables
 
@@ -306,12 +356,21 @@ class Channel:
             payload = f'{{"ids":{jsontext.dumps([*binding_ids])},"data":{data}}}'
             self._outlet.send(Outgoing(topic=self.topic, event="postgres_changes", payload=payload))
 
-    # Broadcasts of others
+    # What others send (see Member)
 
     def receive(self, message: Broadcast) -> None:
-        """Send a broadcast to the client (see Member)."""
-        if self._open and BROADCAST in self._readable:
+        """Send a broadcast to the client, unless it has been replayed to it."""
+        if not self._open or BROADCAST not in self._readable:
+            return
+        if self._waiting is not None:
+            self._waiting.append(message)
+        elif message.message_id is None or message.message_id not in self._replayed_ids:
             self._outlet.send_broadcast(self.topic, message)
+
+    def receive_presence(self, diff: str) -> None:
+        """Send a change of presence to the client. Before its join is answered it knows no state to change."""
+        if self._open and self._waiting is None and PRESENCE in self._readable:
+            self._outlet.send(Outgoing(topic=self.topic, event="presence_diff", payload=diff))
 
     # Frames
 
@@ -334,12 +393,16 @@ class Channel:
 
 
 async def read_rights(
-    services: Services, outlet: Outlet, sub_topic: str, request: JoinRequest, claims: Claims
+    services: Services, outlet: Outlet, sub_topic: str, claims: Claims, *, private: bool, presence: bool
 ) -> set[str]:
-    """The extensions a caller may read on a topic; all of them on a public one. Raises `psycopg.Error`."""
-    extensions = [BROADCAST, PRESENCE] if request.presence_enabled else [BROADCAST]
-    if not request.private:
-        return set(extensions)
+    """Answer the extensions that a caller may read on a topic: all of them on a public one.
+
+    On a private one the policies decide; `presence` says whether they are asked about presence, too. Raises
+    ChannelRefused.
+    """
+    if not private:
+        return {BROADCAST, PRESENCE}
+    extensions = [BROADCAST, PRESENCE] if presence else [BROADCAST]
     return await services.authorizer.readable(sub_topic, claims, outlet.headers, extensions)
 
 
@@ -347,11 +410,3 @@ def reply(frame: Incoming, response: JsonObject, *, status: str = "ok", join_ref
     """The answer to a frame."""
     payload = jsontext.dumps({"status": status, "response": response})
     return Outgoing(topic=frame.topic, event="phx_reply", payload=payload, ref=frame.ref, join_ref=join_ref)
-
-
-def _object(value: Json) -> JsonObject:
-    return value if isinstance(value, dict) else {}
-
-
-def _flag(value: Json) -> bool:
-    return value is True or value == "true"

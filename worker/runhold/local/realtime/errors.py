@@ -3,12 +3,13 @@
     RealtimeError
     ├── RealtimeStartError      the server cannot start: bad settings, database not fit for it
     ├── FrameError              a frame that cannot be decoded; logged and ignored
-    ├── TokenError              an API key or JWT that is refused
+    ├── ChannelRefused          a join, or a new token of a channel, that is refused
+    │   └── TokenError          … because of the API key or JWT
     ├── FeedEnded               the replication stream stopped; the feed reconnects
     └── SubscriptionError       a `postgres_changes` binding that cannot be served
         └── FilterError         … because of its filter
 
-Texts of TokenError and SubscriptionError go to clients word for word: they are part of the protocol.
+Texts of ChannelRefused and SubscriptionError go to clients word for word: they are part of the protocol.
 """
 
 
@@ -24,17 +25,26 @@ class FrameError(RealtimeError):
     """A frame that is not JSON, has the wrong shape or lacks a field."""
 
 
-class TokenError(RealtimeError):
-    """A key or JWT that is refused.
+class ChannelRefused(RealtimeError):
+    """A caller that may not join a topic, or may no longer be on it.
 
-    `code` and `text` are what a channel join answers (`<code>: <text>`). `handshake_text` is what a refused
-    upgrade answers: the same, without the seconds since expiry.
+    A join is answered with `<code>: <text>`, a new token with `text` alone.
     """
 
-    def __init__(self, code: str, text: str, *, handshake_text: str | None = None) -> None:
+    def __init__(self, code: str, text: str) -> None:
         super().__init__(f"{code}: {text}")
         self.code = code
         self.text = text
+
+
+class TokenError(ChannelRefused):
+    """A key or JWT that is refused.
+
+    `handshake_text` is what a refused upgrade answers: the text, without the seconds since expiry.
+    """
+
+    def __init__(self, code: str, text: str, *, handshake_text: str | None = None) -> None:
+        super().__init__(code, text)
         self.handshake_text = handshake_text or text
 
 

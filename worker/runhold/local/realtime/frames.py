@@ -29,25 +29,32 @@ class Broadcast:
 
     `text`: the JSON text of the whole `broadcast` payload, exactly as it will be sent; None for raw bytes.
     `raw`: the bytes of a binary broadcast, which only 2.0.0 sockets can receive. `message_id`: id of the row
-    in `realtime.messages` for messages that came from the database.
+    in `realtime.messages` for messages that came from the database. `meta`: what clients receive beside the
+    payload, as JSON text; empty for messages that did not come from the database.
     """
 
     event: str
     text: str | None = None
     raw: bytes = b""
     message_id: str | None = None
+    meta: str = ""
 
     @classmethod
-    def of_json(cls, event: str, payload: str, *, message_id: str | None = None) -> "Broadcast":
+    def of_json(
+        cls, event: str, payload: str, *, message_id: str | None = None, replayed: bool = False
+    ) -> "Broadcast":
         """From the JSON text of the inner payload. The text is kept as it is: numbers keep every digit."""
-        meta = "" if message_id is None else f',"meta":{jsontext.dumps({"id": message_id})}'
-        text = f'{{"type":"broadcast","event":{jsontext.dumps(event)},"payload":{payload}{meta}}}'
-        return cls(event=event, text=text, message_id=message_id)
+        meta = _meta(message_id, replayed)
+        member = f',"meta":{meta}' if meta else ""
+        text = f'{{"type":"broadcast","event":{jsontext.dumps(event)},"payload":{payload}{member}}}'
+        return cls(event=event, text=text, message_id=message_id, meta=meta)
 
     @classmethod
-    def of_bytes(cls, event: str, payload: bytes, *, message_id: str | None = None) -> "Broadcast":
+    def of_bytes(
+        cls, event: str, payload: bytes, *, message_id: str | None = None, replayed: bool = False
+    ) -> "Broadcast":
         """From raw bytes."""
-        return cls(event=event, raw=payload, message_id=message_id)
+        return cls(event=event, raw=payload, message_id=message_id, meta=_meta(message_id, replayed))
 
     @property
     def size(self) -> int:
@@ -143,18 +150,27 @@ def encode(version: Version, frame: Outgoing) -> str:
     return f"[{jsontext.dumps(frame.join_ref)},{ref},{topic},{event},{frame.payload}]"
 
 
-def encode_broadcast(version: Version, topic: str, message: Broadcast) -> str | bytes | None:
+def encode_broadcast(
+    version: Version, topic: str, message: Broadcast, *, join_ref: str | None = None
+) -> str | bytes | None:
     """Encode a broadcast. None = the client cannot get it: raw bytes on 1.0.0, or names over 255 bytes."""
     if message.text is not None:
-        return encode(version, Outgoing(topic=topic, event="broadcast", payload=message.text))
+        return encode(
+            version, Outgoing(topic=topic, event="broadcast", payload=message.text, join_ref=join_ref)
+        )
     if version is Version.V1:
         return None
-    metadata = "" if message.message_id is None else jsontext.dumps({"id": message.message_id})
-    fields = [topic.encode(), message.event.encode(), metadata.encode()]
+    fields = [topic.encode(), message.event.encode(), message.meta.encode()]
     if any(len(part) > _LENGTH_LIMIT for part in fields):
         return None
     head = bytes([_BROADCAST_KIND, *(len(part) for part in fields), _RAW_ENCODING])
     return b"".join([head, *fields, message.raw])
+
+
+def _meta(message_id: str | None, replayed: bool) -> str:
+    if message_id is None:
+        return ""
+    return jsontext.dumps({"replayed": True, "id": message_id} if replayed else {"id": message_id})
 
 
 def _fields_of_object(value: Json) -> tuple[Json, Json, Json, Json, Json]:

@@ -1,4 +1,4 @@
-"""Broadcast groups: who is on a topic, and sending to all of them."""
+"""Groups: which channels are on a topic, and sending to all of them."""
 
 from typing import Protocol, TypeAlias
 
@@ -14,6 +14,10 @@ class Member(Protocol):
 
     def receive(self, message: Broadcast) -> None:
         """Send the message to the client, if it may read broadcasts."""
+        ...
+
+    def receive_presence(self, diff: str) -> None:
+        """Send a `presence_diff` to the client, if it may read presence. `diff`: JSON text."""
         ...
 
 
@@ -44,3 +48,8 @@ class Hub:
         for member in list(self._members.get(group, ())):
             if member is not without:
                 member.receive(message)
+
+    def publish_presence(self, group: Group, diff: str) -> None:
+        """Hand a change of presence to every member. `diff`: JSON text."""
+        for member in list(self._members.get(group, ())):
+            member.receive_presence(diff)

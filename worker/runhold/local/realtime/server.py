@@ -21,6 +21,7 @@ from runhold.local.realtime.errors import FeedEnded, RealtimeError, RealtimeStar
 from runhold.local.realtime.feed import ChangeFeed
 from runhold.local.realtime.frames import Version
 from runhold.local.realtime.hub import Hub
+from runhold.local.realtime.presence import Presence
 from runhold.local.realtime.rest import BATCH_PATH, BroadcastApi, custom_headers, single_target
 from runhold.local.realtime.sockets import FRAME_LIMIT_BYTES, Socket
 from runhold.local.realtime.subscriptions import SubscriptionRegistry
@@ -64,6 +65,7 @@ class RealtimeServer:
                 clock=config.clock,
             ),
             hub=hub,
+            presence=Presence(hub),
             registry=registry,
             authorizer=Authorizer(self._check_session),
             session=self._check_session,

@@ -4,11 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-import psycopg
 from aiohttp import ClientConnectionError, WSMsgType, web
 
-from runhold.local.realtime.channels import UNKNOWN_ERROR, Channel, JoinRequest, Services, read_rights, reply
-from runhold.local.realtime.errors import FrameError, TokenError
+from runhold.local.realtime.channels import Channel, Services, read_rights, reply
+from runhold.local.realtime.errors import ChannelRefused, FrameError
 from runhold.local.realtime.frames import (
     TOPIC_PREFIX,
     Broadcast,
@@ -20,6 +19,7 @@ from runhold.local.realtime.frames import (
     encode,
     encode_broadcast,
 )
+from runhold.local.realtime.joins import JoinRequest, no_read_right
 from runhold.local.realtime.tokens import OPAQUE_KEY_PREFIX
 
 logger = logging.getLogger("runhold.realtime.sockets")
@@ -91,9 +91,9 @@ class Socket:
         """Queue a frame."""
         self._queue(encode(self._version, frame))
 
-    def send_broadcast(self, topic: str, message: Broadcast) -> None:
-        """Queue a broadcast, if this client can receive it."""
-        data = encode_broadcast(self._version, topic, message)
+    def send_broadcast(self, topic: str, message: Broadcast, *, join_ref: str | None = None) -> None:
+        """Queue a broadcast, if this client can receive it. `join_ref`: of the channel, for a replay."""
+        data = encode_broadcast(self._version, topic, message, join_ref=join_ref)
         if data is None:
             logger.debug("raw broadcast %r not sent to a %s socket", message.event, self._version.value)
         else:
@@ -179,27 +179,31 @@ class Socket:
         former = self._channels.pop(frame.topic, None)
         if former is not None:
             former.close()
-        request = JoinRequest.parse(frame.payload)
+        try:
+            channel = await self._admit(frame, sub_topic, JoinRequest.parse(frame.payload))
+        except ChannelRefused as exc:
+            self._refuse(frame, str(exc))
+            return
+        self._channels[frame.topic] = channel
+        await channel.open(frame)
+
+    async def _admit(self, frame: Incoming, sub_topic: str, request: JoinRequest) -> Channel:
+        """Verify the token, ask the policies and load what is to be replayed. Raises ChannelRefused."""
         token = request.token
         if token is None or token.startswith(OPAQUE_KEY_PREFIX):
             token = self._api_key
-        try:
-            claims = self._services.keyring.verify(token)
-        except TokenError as exc:
-            self._refuse(frame, str(exc))
-            return
-        try:
-            readable = await read_rights(self._services, self, sub_topic, request, claims)
-        except psycopg.Error:
-            logger.exception("read check on %r failed", sub_topic)
-            self._refuse(frame, UNKNOWN_ERROR)
-            return
+        claims = self._services.keyring.verify(token)
+        readable = await read_rights(
+            self._services,
+            self,
+            sub_topic,
+            claims,
+            private=request.private,
+            presence=request.presence_enabled,
+        )
         if not readable:
-            self._refuse(
-                frame,
-                f"Unauthorized: You do not have permissions to read from this Channel topic: {sub_topic}",
-            )
-            return
+            raise no_read_right(sub_topic)
+        request.check_replay(sub_topic, readable)
         channel = Channel(
             outlet=self,
             services=self._services,
@@ -210,8 +214,8 @@ class Socket:
             readable=readable,
             on_end=self._forget,
         )
-        self._channels[frame.topic] = channel
-        await channel.open(frame)
+        await channel.load()
+        return channel
 
     def _refuse(self, frame: Incoming, reason: str) -> None:
         self.send(reply(frame, {"reason": reason}, status="error", join_ref=frame.join_ref))
