@@ -70,8 +70,8 @@ create function runhold.may_decide(p_user_id uuid, p_review public.agent_reviews
 language plpgsql stable security definer set search_path = ''
 as $$
 begin
-  if not (select m.allowed from runhold.may_act(
-            p_user_id, case when p_review.user_id = p_user_id then p_review.tenant_id end) m) then
+  if (select m.allowed from runhold.may_act(
+        p_user_id, case when p_review.user_id = p_user_id then p_review.tenant_id end) m) is not true then
     return false;
   elsif p_review.user_id = p_user_id then
     return coalesce((select t.allow_self_review from public.agent_types t where t.name = p_review.agent_type), false);

@@ -53,6 +53,7 @@ $$;
 -- function; what changes is runhold.may_act_by_default, which a body of your own may call.
 --
 --   p_tenant_id   of the run; null: it has none, or the question is about a person and no run
+--   allowed       null counts as false
 --   code          becomes agent_executions.error of a run that fails for it: one of the default's, or one of your own
 --   wait_until    a run in the queue waits until then instead of failing
 create function runhold.may_act(
@@ -87,7 +88,7 @@ declare
   v_may record;
 begin
   select m.* into v_may from runhold.may_act(p_user_id, p_tenant_id) m;
-  if not v_may.allowed then
+  if v_may.allowed is not true then
     perform runhold.refuse('RH022', runhold.why_not_act(p_user_id, v_may.code, v_may.wait_until),
       'An administrator can change that: look at the user in auth.users, and at runhold.may_act.');
   end if;
@@ -148,7 +149,7 @@ begin
   v_users := array(
     select u.user_id from (
       select distinct x.user_id, x.tenant_id from public.agent_executions x where x.id = any (p_ids)) u
-    cross join lateral runhold.may_act(u.user_id, u.tenant_id) m where not m.allowed);
+    cross join lateral runhold.may_act(u.user_id, u.tenant_id) m where m.allowed is not true);
   if v_users = '{}' then
     return p_ids;  -- as nearly always
   end if;
@@ -165,7 +166,7 @@ begin
   with refused as materialized (
     select u.user_id, u.tenant_id, m.code, m.wait_until, runhold.why_not_act(u.user_id, m.code, m.wait_until) as message
     from (select distinct x.user_id, x.tenant_id from public.agent_executions x where x.id = any (v_ids)) u
-    cross join lateral runhold.may_act(u.user_id, u.tenant_id) m where not m.allowed
+    cross join lateral runhold.may_act(u.user_id, u.tenant_id) m where m.allowed is not true
   ), changed as (
     update public.agent_executions x
     set status = case when r.wait_until is null then 'failed' else 'pending' end,
@@ -178,7 +179,11 @@ begin
           else jsonb_build_object('waiting_for', 'user', 'code', r.code, 'message', r.message) end
     from refused r
     where x.id = any (v_ids) and x.user_id = r.user_id and x.tenant_id is not distinct from r.tenant_id
-    returning x.id, x.status
+    returning x.id, x.status, x.user_id
+  ), noted as (
+    -- a ban may have ended since this statement read it, and the sweep that follows finds nothing that waits yet: this note
+    -- appears together with the runs
+    insert into runhold.user_changes (user_id) select distinct c.user_id from changed c where c.status = 'pending'
   )
   select array_agg(c.id) filter (where c.status = 'failed') into v_failed from changed c;
   perform runhold.close_reviews(v_failed);

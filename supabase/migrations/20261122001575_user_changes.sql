@@ -13,7 +13,8 @@ create table runhold.user_changes (
 );
 
 comment on table runhold.user_changes is
-  'Users who were banned, unbanned or deleted softly, until the sweep has seen to it. No key on user_id: noting never waits.';
+  'Users whose ban ended early, who were deleted softly, or for whom runs began to wait, until the sweep has seen to it. '
+  'No key on user_id: noting never waits.';
 revoke all on runhold.user_changes from public, anon, authenticated, service_role;
 revoke all on sequence runhold.user_changes_id_seq from public, anon, authenticated, service_role;
 
@@ -30,13 +31,31 @@ end;
 $$;
 
 create trigger runhold_after_user_change after update on auth.users
-  for each row when (old.deleted_at is distinct from new.deleted_at or old.banned_until is distinct from new.banned_until)
+  for each row when (
+    old.deleted_at is distinct from new.deleted_at
+    or (old.banned_until is not null and (new.banned_until is null or new.banned_until < old.banned_until)))
   execute function runhold.after_user_change();
 
 create index agent_executions_waiting_for_user_idx on public.agent_executions (user_id)
   where status = 'pending' and wake_at is not null and error_detail ->> 'waiting_for' = 'user';
 
--- Lets p_n runs that wait for this user be claimed now; the claim asks again whether the user may act. Answers how many.
+-- Of the runs that wait for this user, those that need not wait any more, or not as long. A claim decides what becomes of them.
+-- Whoever may not act is asked about once per tenant, however many runs wait.
+create function runhold.runs_to_wake(p_user_id uuid) returns setof uuid
+language sql stable security definer set search_path = ''
+begin atomic
+  select w.id
+  from (select distinct d.tenant_id from public.agent_executions d
+        where d.user_id = p_user_id and d.status = 'pending' and d.wake_at is not null
+          and d.error_detail ->> 'waiting_for' = 'user') t
+  cross join lateral runhold.may_act(p_user_id, t.tenant_id) m
+  join public.agent_executions w
+    on w.user_id = p_user_id and w.status = 'pending' and w.wake_at > runhold.now()
+       and w.error_detail ->> 'waiting_for' = 'user' and w.tenant_id is not distinct from t.tenant_id
+  where m.allowed or m.wait_until is null or (m.wait_until > runhold.now() and m.wait_until < w.wake_at);
+end;
+
+-- Lets p_n of them be claimed now. Answers how many.
 create function runhold.wake_runs_of_user(p_user_id uuid, p_n integer) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -45,10 +64,10 @@ declare
 begin
   update public.agent_executions x set wake_at = runhold.now()
   where x.id in (
-    select w.id from public.agent_executions w
-    where w.user_id = p_user_id and w.status = 'pending' and w.wake_at > runhold.now()
-      and w.error_detail ->> 'waiting_for' = 'user'
-    order by w.id limit p_n for no key update skip locked);
+    select l.id from public.agent_executions l
+    where l.id in (select r from runhold.runs_to_wake(p_user_id) r limit p_n)
+      and l.status = 'pending'
+    order by l.id for no key update skip locked);
   get diagnostics v_count = row_count;
   return v_count;
 end;
@@ -123,14 +142,11 @@ declare
   v_is_done boolean;
 begin
   for v_change in
-    select c.* from runhold.user_changes c order by c.at, c.id limit 100 for update skip locked
+    select c.* from runhold.user_changes c order by c.at, c.id limit c_batch for update skip locked
   loop
     exit when v_woken >= c_batch or v_erased >= c_batch;
     v_woken := v_woken + runhold.wake_runs_of_user(v_change.user_id, c_batch);
-    v_is_done := not exists (
-      select from public.agent_executions w
-      where w.user_id = v_change.user_id and w.status = 'pending' and w.wake_at > runhold.now()
-        and w.error_detail ->> 'waiting_for' = 'user');
+    v_is_done := not exists (select from runhold.runs_to_wake(v_change.user_id));
     if v_erases and exists (
          select from auth.users u where u.id = v_change.user_id and u.deleted_at is not null) then
       v_erased := v_erased + runhold.erase_some(v_change.user_id, c_batch - v_erased);

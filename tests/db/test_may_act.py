@@ -417,6 +417,24 @@ def test_project_may_define_who_may_act(fresh_world: World) -> None:
     )
 
 
+def test_function_that_says_nothing_lets_nobody_act(fresh_world: World) -> None:
+    """A body with a path that sets nothing: closed everywhere, not here and there."""
+    world = fresh_world
+    worker, user, reviewer = world.worker(), world.person(), world.reviewer()
+    running, (_, (review,)) = world.running(worker, user), world.paused(worker, user)
+    pending = world.submit(user)
+    empty = OWN[: OWN.index("begin")] + "begin\nend;\n$$;"
+    world.sql(empty)
+    assert worker.claim() == []
+    assert world.run(pending)["status"] == "failed"
+    verdict = worker.record(running, steps=[step(1, worker.definition)])
+    assert (verdict["verdict"], verdict["code"]) == ("stop", "USER_GONE")
+    with refused("RH022"):
+        world.submit(user)
+    with refused("RH022"):
+        world.decide(reviewer, review["id"])
+
+
 def test_wrong_settings_are_refused_when_they_are_made(world: World) -> None:
     for name, value in (("tenant_check", "maybe"), ("keep_claims", "org"), ("tenant_claim", "org")):
         with refused("22P02"):

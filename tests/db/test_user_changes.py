@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.types.json import Jsonb
 from test_may_act import ban, set_user
 from test_queue import backlog
 from world import World
@@ -38,20 +39,99 @@ def test_ban_that_ends_early_lets_runs_go_on(world: World) -> None:
     assert noted(world) == 0
 
 
-def test_only_bans_and_deletions_are_noted(world: World) -> None:
+def test_bans_that_end_or_get_shorter_and_deletions_are_noted_alone(world: World) -> None:
+    """Whoever bans all users of a tenant leaves no work for the sweep."""
     user = world.person()
-    set_user(world, user, "last_sign_in_at = now(), email = 'new@example.org'")
-    assert noted(world) == 0
+    for change in (
+        "last_sign_in_at = now(), email = 'new@example.org'",
+        "banned_until = now() + interval '1 hour'",
+        "banned_until = now() + interval '2 hours'",
+    ):
+        set_user(world, user, change)
+        assert noted(world) == 0, change
+    for number, change in enumerate(
+        ("banned_until = now() + interval '1 hour'", "banned_until = null", "deleted_at = now()"), start=1
+    ):
+        set_user(world, user, change)
+        assert noted(world) == number, change
+
+
+def waits_for(world: World, run_id: str, user: str) -> bool:
+    """Whether the run waits for exactly the end of its user's ban."""
+    return world.one(
+        "select x.wake_at = u.banned_until from agent_executions x, auth.users u where x.id = %s and u.id = %s",
+        run_id,
+        user,
+    )
+
+
+def test_ban_that_is_changed_while_runs_wait(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run_id = world.submit(user)
     ban(world, user)
+    worker.claim()
+    world.sweep()
+    ban(world, user, "now() + interval '1 hour'")  # shorter
+    assert world.sweep()["repaired"] == 1
+    assert worker.claim() == []
+    assert waits_for(world, run_id, user)
+    ban(world, user, "now() + interval '3 hours'")  # longer: found out when the run is due
+    assert (world.sweep()["repaired"], world.sweep()["repaired"], noted(world)) == (0, 0, 0)
+    world.at(3700)
+    assert world.worker().claim() == []
+    assert waits_for(world, run_id, user)
+    assert world.events(run_id) == ["submitted"]
+
+
+def test_user_who_is_deleted_while_runs_wait_ends_them(world: World) -> None:
+    worker, user = world.worker(), world.person()
+    run_id = world.submit(user)
+    ban(world, user, "'infinity'")
+    worker.claim()
     soft_delete(world, user)
-    assert noted(world) == 2
+    world.sweep()
+    assert worker.claim() == []
+    assert world.run(run_id)["error"] == "USER_GONE"
+
+
+def test_ban_that_ends_while_a_claim_sets_runs_aside(world: World) -> None:
+    """The claim has read the ban and not committed: a sweep between finds nothing that waits."""
+    worker, user, over = world.worker(), world.person(), world.another()
+    run_id = world.submit(user)
+    ban(world, user, "'infinity'")
+    with over.acting("service_role") as cursor:
+        cursor.execute("select agent_worker_claim(%s, 1, %s, 10)", (worker.id, Jsonb(worker.definitions)))
+        set_user(world, user, "banned_until = null")
+        world.sweep()
+    worker.claim_seq = 1
+    assert world.run(run_id)["wake_at"] is not None
+    world.sweep()
+    assert [run["id"] for run in worker.claim()] == [run_id]
+
+
+def test_many_who_are_unbanned_at_once_are_woken_within_some_sweeps(world: World) -> None:
+    worker = world.worker()
+    world.sql("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 600)")
+    with world.acting(None) as cursor:
+        cursor.execute(
+            "insert into agent_executions (user_id, agent_type, input_data) select id, 'writer', '{}' from auth.users"
+        )
+    world.sql("update auth.users set banned_until = 'infinity'")
+    while worker.claim_answer()["more"]:
+        pass
+    world.sql("update auth.users set banned_until = null")
+    while noted(world):
+        world.sweep()
+    waiting = "select count(*) from agent_executions where wake_at > now()"
+    assert world.one(waiting) == 0
 
 
 def test_trigger_never_raises_and_never_waits(fresh_world: World) -> None:
     world = fresh_world
     user = world.person()
-    world.sql("alter table runhold.user_changes rename to elsewhere")
     ban(world, user)
+    world.sql("alter table runhold.user_changes rename to elsewhere")
+    set_user(world, user, "banned_until = null")
     world.sql("alter table runhold.elsewhere rename to user_changes")
     soft_delete(world, user)
     world.connection.execute("set lock_timeout = '1s'")
