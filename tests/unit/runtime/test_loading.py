@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runhold.errors import AgentDefinitionError, ConfigError
-from runhold.runtime.loading import load_agents
+from runhold.runtime.loading import load_agents, source_folder
 
 HEAD = "from runhold import Agent\n"
 ONE = HEAD + "agent = Agent(type='one', model='m', instructions='x')\n"
@@ -94,3 +94,14 @@ def test_a_broken_agent_says_what_is_wrong_by_itself() -> None:
     _write("broken_m.py", HEAD + "agent = Agent(type='No Name', model='m', instructions='x')\n")
     with pytest.raises(AgentDefinitionError, match="No Name"):
         load_agents("broken_m.py")
+
+
+def test_the_folder_of_a_module_is_found_without_an_import(tmp_path: Path) -> None:
+    for path in ("apart/one.py", "apart/package/__init__.py", "apart/package/inner/__init__.py"):
+        _write(path, "raise ValueError('imported')\n")
+    assert source_folder("apart/one.py") == tmp_path / "apart"
+    assert source_folder("apart/package/inner/agent.py") == tmp_path / "apart/package"
+    assert source_folder("not_there_at_all.agents") == tmp_path
+    sys.path.append(str(tmp_path / "apart"))
+    assert source_folder("package.inner.agent") == tmp_path / "apart/package"
+    assert source_folder("one") == tmp_path / "apart"

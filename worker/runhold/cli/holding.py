@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import watchfiles
 from rich.text import Text
 
 from runhold.cli.first_start import tell_first_start
 from runhold.cli.output import err, out, say
-from runhold.cli.parts import has_model, load_script, make_tables, start_worker, tailing
+from runhold.cli.parts import has_model, load_script, make_tables
 from runhold.cli.project import LOCAL_FOLDER
+from runhold.cli.reloading import RestartedWorker, changes
 from runhold.cli.render import fields
+from runhold.cli.worker_process import tailing, without_project, worker_spec
 from runhold.local.child import Child
 from runhold.local.errors import ChildEnded
 from runhold.local.follow import follow_migrations
@@ -25,6 +26,7 @@ from runhold.models.scripted import ScriptedModel
 
 LOCAL_LEASE_S: Final = "5"
 """A worker that was restarted roughly is missed soon."""
+LOCAL_GRACE_S: Final = 2.0
 
 
 async def hold(module: Path | None, *, port: int, reload: bool) -> None:
@@ -49,9 +51,9 @@ async def hold(module: Path | None, *, port: int, reload: bool) -> None:
         await make_tables(stack.database_url, module.parent)
         environment = {**stack.env(), **await _scripted_model(parts, module)}
         log = stack.folder / "logs" / "worker.log"
-        await parts.enter_async_context(tailing(log, _tell))
+        show_log = await parts.enter_async_context(tailing(log, _tell))
         await _first_end(
-            asyncio.create_task(_work(module, environment, log, reload=reload), name="worker"),
+            asyncio.create_task(_work(module, environment, log, show_log, reload=reload), name="worker"),
             *_holding(stack),
         )
 
@@ -101,51 +103,31 @@ async def _scripted_model(parts: AsyncExitStack, module: Path) -> dict[str, str]
     return {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "scripted", "RUNHOLD_MODEL": "scripted"}
 
 
-async def _work(module: Path, environment: dict[str, str], log: Path, *, reload: bool) -> None:
-    """Keep a worker running on the newest code. One that ends by itself is started again with the next change."""
-    if not reload:
-        async with _worker(module, environment, log) as worker:
-            await (asyncio.Event().wait() if worker is None else worker.ended())
-        return
-    changes = _changes(module.parent)
-    while True:
-        async with _worker(module, environment, log) as worker:
-            ending = asyncio.create_task(_tell_its_end(worker), name="worker's end")
-            try:
-                changed = await anext(changes)
-            finally:
-                ending.cancel()
-        names = ", ".join(sorted({path.rpartition("/")[2] for _, path in changed}))
-        say(Text(f"{names} changed: a new worker starts.", style="cyan"))
+async def _work(
+    module: Path, environment: dict[str, str], log: Path, show_log: Callable[[], None], *, reload: bool
+) -> None:
+    """Keep a worker running, on the newest code unless ``reload`` is false."""
+    options = ["--lease", LOCAL_LEASE_S, "--grace", str(LOCAL_GRACE_S)]
+    spec = worker_spec(
+        ["worker", str(module), *options],
+        environment={**without_project(), **environment},
+        log=log,
+        grace_s=LOCAL_GRACE_S,
+    )
 
+    def tell(sentence: str) -> None:
+        show_log()
+        say(Text(sentence, style="cyan"))
 
-def _changes(folder: Path) -> AsyncIterator[set[tuple[Any, str]]]:
-    watch: Any = getattr(watchfiles, "awatch")  # noqa: B009 - typed in part only
-    return watch(folder, watch_filter=watchfiles.PythonFilter())
-
-
-@asynccontextmanager
-async def _worker(module: Path, environment: dict[str, str], log: Path) -> AsyncGenerator[Child | None, None]:
-    """A worker process while the block lasts; None if it can't start, which its log explains."""
-    worker = None
+    if reload:
+        await RestartedWorker(spec, tell).keep(changes([module.parent]))
     try:
-        options = ["--lease", LOCAL_LEASE_S, "--grace", "2"]
-        worker = await start_worker(module, options, environment=environment, log=log)
+        worker, _ = await Child.start(spec)
     except ChildEnded:
-        say(
-            Text(
-                "The worker can't start, as it says itself; it is tried again when a file changes.",
-                style="yellow",
-            )
-        )
+        tell("The worker can't start, as its log says.")
+        await asyncio.Event().wait()
+        return
     try:
-        yield worker
-    finally:
-        if worker is not None:
-            await worker.stop()
-
-
-async def _tell_its_end(worker: Child | None) -> None:
-    if worker is not None:
         await worker.ended()
-        say(Text("The worker ended, as it says itself; it starts again when a file changes.", style="yellow"))
+    finally:
+        await worker.stop()

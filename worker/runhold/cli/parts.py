@@ -1,29 +1,21 @@
-"""What `runhold dev` and `runhold demo` put together: the example, a worker process, a script that plays the model."""
+"""What `runhold dev` and `runhold demo` put together: the example, its tables, a script that plays the model."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import importlib
 import importlib.util
 import os
 import sys
 import zlib
-from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import runhold.local
 from runhold.cli.exits import CommandError
-from runhold.local.child import Child, ChildSpec
 from runhold.local.migrations import apply_project
 from runhold.local.project import Migration
 from runhold.local.project import Project as SqlProject
 from runhold.models.script import Script
-
-WORKER_READY: Final = r"worker ready"
-WORKER_READY_WITHIN_S: Final = 30.0
-LOOK_EVERY_S: Final = 0.1
 
 AFTER_ALL_OTHERS: Final = "29990101"
 """How the versions of such migrations begin."""
@@ -78,69 +70,3 @@ async def make_tables(database_url: str, folder: Path) -> None:
 def has_model() -> bool:
     """Whether the environment names a model's API."""
     return bool(os.environ.get("OPENAI_API_KEY") or os.environ.get("OPENAI_BASE_URL"))
-
-
-async def start_worker(
-    module: Path, options: list[str], *, environment: Mapping[str, str], log: Path
-) -> Child:
-    """Start `runhold worker` as a process of its own and wait until it takes runs."""
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    spec = ChildSpec(
-        name="The worker",
-        program=[sys.executable, "-u", "-m", "runhold", "worker", str(module), *options],
-        log=log,
-        ready=WORKER_READY,
-        ready_within_s=WORKER_READY_WITHIN_S,
-        stops=("TERM:10", "TERM:1"),
-        environment={**_inherited(), **environment},
-        folder=Path.cwd(),
-    )
-    child, _ = await Child.start(spec)
-    return child
-
-
-def _inherited() -> dict[str, str]:
-    """The environment without another project's URL and keys."""
-    others = ("SUPABASE_", "RUNHOLD_WORKER_TOKEN", "RUNHOLD_EMAIL", "RUNHOLD_PASSWORD", "DATABASE_URL")
-    return {name: value for name, value in os.environ.items() if not name.startswith(others)}
-
-
-class _Tail:
-    """Reads what a growing file gained."""
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._position = log.stat().st_size if log.exists() else 0
-        self._rest = b""
-
-    def lines(self) -> list[str]:
-        if not self._log.exists():
-            return []
-        if self._log.stat().st_size < self._position:
-            self._position = 0  # a new file
-        with self._log.open("rb") as file:
-            file.seek(self._position)
-            *lines, self._rest = (self._rest + file.read()).split(b"\n")
-            self._position = file.tell()
-        return [line.decode(errors="replace") for line in lines]
-
-
-async def _pass_on(tail: _Tail, tell: Callable[[str], Any]) -> None:
-    while True:
-        for line in tail.lines():
-            tell(line)
-        await asyncio.sleep(LOOK_EVERY_S)
-
-
-@contextlib.asynccontextmanager
-async def tailing(log: Path, tell: Callable[[str], Any]) -> AsyncGenerator[None, None]:
-    """Pass on the lines that a file gains while the block lasts."""
-    tail = _Tail(log)
-    task = asyncio.create_task(_pass_on(tail, tell), name=f"tail {log.name}")
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        for line in tail.lines():
-            tell(line)

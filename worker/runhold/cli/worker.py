@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -85,19 +86,32 @@ def worker(
     log_format: Annotated[
         LogFormat, typer.Option(envvar="RUNHOLD_LOG_FORMAT", help="For people, or a JSON object a line.")
     ] = LogFormat.TEXT,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="Start a new worker when a .py file or .env changes. For development."),
+    ] = False,
 ) -> None:
     """Work on runs until SIGTERM or Ctrl-C. Start as many as you like, on any machines.
 
     It takes runs of all agents in MODULE. It needs SUPABASE_URL and SUPABASE_SECRET_KEY (the running local stack's
     without), or RUNHOLD_WORKER_TOKEN with SUPABASE_PUBLISHABLE_KEY, of a role that may do less; SUPABASE_JWT_SECRET
     or SUPABASE_JWT_SIGNING_KEY for ctx.supabase, and OPENAI_API_KEY or OPENAI_BASE_URL.
+    With --reload it starts anew when a .py file here or in MODULE's folder changes, or .env: for `supabase start` or
+    a project in the cloud. It needs the extra [local].
     A second signal ends it at once; other workers then take over its runs. Logs go to standard error, without secrets.
 
     \b
     Examples:
       runhold worker agent.py
       runhold worker my_company.agents --capacity 16 --grace 60 --log-format json
+      runhold worker agent.py --reload
     """
+    if reload:
+        from runhold.cli.reloading import RELOAD, run_reloading  # it needs the extra [local]
+
+        configure_logging(as_json=log_format is LogFormat.JSON)
+        arguments = [argument for argument in sys.argv[1:] if argument != RELOAD]
+        raise typer.Exit(asyncio.run(run_reloading(arguments, module, grace_s=grace)))
     from runhold.runtime.garbage import pause_less
     from runhold.runtime.worker import run_worker
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -73,11 +74,7 @@ def _import_file(path: Path) -> ModuleType:
         raise ConfigError(
             f"There is no file {path}: give the path of a Python file, or a dotted module name."
         )
-    folder, name = path.parent.resolve(), path.stem
-    while (
-        folder / "__init__.py"
-    ).is_file():  # a module of a package may import its siblings by `from .x import y`
-        folder, name = folder.parent, f"{folder.name}.{name}"
+    folder, name = _package_of(path)
     _make_importable(str(folder))
     if "." in name:
         return _import_member(path, name)
@@ -95,6 +92,33 @@ def _import_file(path: Path) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return imported
+
+
+def source_folder(module: str) -> Path:
+    """The folder with the code that ``module`` belongs to: its file's, or its outermost package's. Imports nothing.
+
+    A dotted name that can't be found is taken for one of the working directory.
+    """
+    if module.endswith(".py"):
+        folder, name = _package_of(Path(module))
+        return folder / name.partition(".")[0] if "." in name else folder
+    here = os.getcwd()
+    spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0], [here, *sys.path])
+    if spec is None:
+        return Path(here)
+    if spec.submodule_search_locations:
+        return Path(next(iter(spec.submodule_search_locations))).resolve()
+    return Path(spec.origin or here).resolve().parent
+
+
+def _package_of(path: Path) -> tuple[Path, str]:
+    """The folder from which a file can be imported, and under which name: a module of a package may import its
+    siblings by `from .x import y`.
+    """
+    folder, name = path.parent.resolve(), path.stem
+    while (folder / "__init__.py").is_file():
+        folder, name = folder.parent, f"{folder.name}.{name}"
+    return folder, name
 
 
 def _import_member(path: Path, name: str) -> ModuleType:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from runhold.cli.exits import CommandError
 from runhold.cli.first_start import tell_first_start
-from runhold.cli.parts import example_folder, has_model, load_script, make_tables, start_worker
+from runhold.cli.parts import example_folder, has_model, load_script, make_tables
 from runhold.cli.project import LOCAL_FOLDER, Project, local_project
+from runhold.cli.worker_process import without_project, worker_spec
 from runhold.environment.variables import MODEL, MODEL_URL
 from runhold.local.child import Child
 from runhold.local.ports import is_free
@@ -102,11 +103,13 @@ async def put_up(
         log = folder / "logs" / "worker.log"
         log_start = len(log.read_text(encoding="utf-8", errors="replace")) if log.exists() else 0
         options = [] if realtime else ["--no-realtime"]
-        worker = await start_worker(
-            example_folder(EXAMPLE) / "agent.py",
-            options,
-            environment={**project.environment, **environment},
-            log=log,
+        worker, _ = await Child.start(
+            worker_spec(
+                ["worker", str(example_folder(EXAMPLE) / "agent.py"), *options],
+                environment={**without_project(), **project.environment, **environment},
+                log=log,
+                grace_s=0,  # no longer: a person waits for the demo's end
+            )
         )
         parts.push_async_callback(worker.stop)
         told(
