@@ -53,10 +53,11 @@ DAMAGES: dict[str, tuple[str, set[str]]] = {
         {"changed function runhold.setting(text)"},
     ),
     "function's result": (
-        "drop function runhold.is_erased(uuid);"
-        "create function runhold.is_erased(p_user_id uuid) returns integer language sql set search_path = '' return 1;"
-        "revoke execute on function runhold.is_erased(uuid) from public",
-        {"changed function runhold.is_erased(uuid)"},
+        "drop function public.agent_prune(interval, integer);"
+        "create function public.agent_prune(older_than interval, n integer) returns text language sql return '';"
+        "revoke execute on function public.agent_prune from public;"
+        "grant execute on function public.agent_prune to service_role",
+        {"changed function public.agent_prune(interval,integer)"},
     ),
     "standard SQL body": (
         "create or replace function public.agent_sweep() returns jsonb language sql set search_path = ''"

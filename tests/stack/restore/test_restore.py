@@ -60,19 +60,24 @@ def new_project(postgres: LocalStack, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def fill(database_url: str) -> None:
-    """A user whose run is queued."""
+    """A user with a run that a worker holds, and one that is queued."""
     worker = {"id": USER, "hostname": "t", "pid": 1, "version": "0", "lease_ms": 1000}
-    plan = {"plan": [["say", "Done."]]}
+    plan = json.dumps({"plan": [["say", "Done."]]})
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("insert into auth.users (id, email) values (%s, 'ada@example.org')", [USER])
-        connection.execute(
-            "select runhold.worker_register(%s, %s)",
+        submit = (
+            "insert into public.agent_executions (user_id, agent_type, input_data) values (%s, 'clerk', %s)"
+        )
+        registration = connection.execute(
+            "select runhold.worker_register(%s, %s) -> 'definitions'",
             [json.dumps(worker), json.dumps([clerk.agent.definition()])],
-        )
-        connection.execute(
-            "insert into public.agent_executions (user_id, agent_type, input_data) values (%s, 'clerk', %s)",
-            [USER, json.dumps(plan)],
-        )
+        ).fetchone()
+        assert registration is not None
+        connection.execute(submit, [USER, plan])
+        connection.execute("select runhold.worker_claim(%s, 1, %s, 1)", [USER, json.dumps(registration[0])])
+        connection.execute(submit, [USER, plan])
+        statuses = connection.execute("select status from public.agent_executions order by created_at")
+        assert statuses.fetchall() == [("running",), ("pending",)]
 
 
 @pytest.fixture
@@ -148,11 +153,12 @@ async def test_what_a_backup_leaves_out_is_named_and_repaired_and_runs_go_on(
     async with ScriptedModel(clerk.script) as model:
         town = Town(new_project, tmp_path, model.base_url, forks)
         try:
-            town.worker()
+            town.worker(lease_s=1)
             with psycopg.connect(new_project.database_url, autocommit=True) as connection:
-                query = "select status from public.agent_executions where user_id = %s"
+                query = "select array_agg(status) from public.agent_executions where user_id = %s"
                 await eventually(
-                    lambda: connection.execute(query, [USER]).fetchone() == ("completed",), "the restored run"
+                    lambda: connection.execute(query, [USER]).fetchone() == (["completed"] * 2,),
+                    "the restored runs",
                 )
         finally:
             for worker in town.workers:

@@ -47,7 +47,9 @@ PROBE_WAIT_S: Final = 5.0
 MAX_SKEW_S: Final = 5.0
 """Beyond that, a log of this machine can't be laid beside the database's."""
 
-REPAIR: Final = "`runhold doctor --repair` prints SQL that repairs it; with --database-url it runs it."
+REPAIR: Final = (
+    "`runhold doctor --repair` prints the SQL that sets this right; with --database-url it runs it."
+)
 
 NO_RIGHT: Final = "42501"
 """SQLSTATE: PostgREST, too, answers it where it can't take on the role that a token names."""
