@@ -145,6 +145,7 @@ declare
   v_users uuid[];
   v_ids uuid[];
   v_failed uuid[];
+  v_waiting uuid[];
 begin
   v_users := array(
     select u.user_id from (
@@ -180,12 +181,10 @@ begin
     from refused r
     where x.id = any (v_ids) and x.user_id = r.user_id and x.tenant_id is not distinct from r.tenant_id
     returning x.id, x.status, x.user_id
-  ), noted as (
-    -- a ban may have ended since this statement read it, and the sweep that follows finds nothing that waits yet: this note
-    -- appears together with the runs
-    insert into runhold.user_changes (user_id) select distinct c.user_id from changed c where c.status = 'pending'
   )
-  select array_agg(c.id) filter (where c.status = 'failed') into v_failed from changed c;
+  select array_agg(c.id) filter (where c.status = 'failed'), array_agg(distinct c.user_id) filter (where c.status = 'pending')
+  into v_failed, v_waiting from changed c;
+  perform runhold.note_waiting(v_waiting);
   perform runhold.close_reviews(v_failed);
 
   return array(

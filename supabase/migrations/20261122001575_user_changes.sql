@@ -36,39 +36,68 @@ create trigger runhold_after_user_change after update on auth.users
     or (old.banned_until is not null and (new.banned_until is null or new.banned_until < old.banned_until)))
   execute function runhold.after_user_change();
 
-create index agent_executions_waiting_for_user_idx on public.agent_executions (user_id)
+create index user_changes_user_idx on runhold.user_changes (user_id);
+
+-- A claim has let runs of these users wait. A ban may have ended since the claim read it, and a sweep that follows the end
+-- of the ban finds nothing that waits yet. A note of the claim itself appears together with the runs. A note that is there
+-- already does the same, if no sweep is at it: held until the claim commits, it is left to a later sweep.
+create function runhold.note_waiting(p_user_ids uuid[]) returns void
+language plpgsql volatile security definer set search_path = ''
+as $$
+declare
+  v_noted uuid[] := array(
+    select c.user_id from runhold.user_changes c
+    where c.user_id = any (p_user_ids) order by c.id for share skip locked);
+begin
+  insert into runhold.user_changes (user_id) select u.id from unnest(p_user_ids) u(id) where u.id <> all (v_noted);
+end;
+$$;
+
+create index agent_executions_waiting_for_user_idx on public.agent_executions (user_id, wake_at)
   where status = 'pending' and wake_at is not null and error_detail ->> 'waiting_for' = 'user';
 
--- Of the runs that wait for this user, those that need not wait any more, or not as long. A claim decides what becomes of them.
--- Whoever may not act is asked about once per tenant, however many runs wait.
-create function runhold.runs_to_wake(p_user_id uuid) returns setof uuid
-language sql stable security definer set search_path = ''
-begin atomic
-  select w.id
-  from (select distinct d.tenant_id from public.agent_executions d
-        where d.user_id = p_user_id and d.status = 'pending' and d.wake_at is not null
-          and d.error_detail ->> 'waiting_for' = 'user') t
-  cross join lateral runhold.may_act(p_user_id, t.tenant_id) m
-  join public.agent_executions w
-    on w.user_id = p_user_id and w.status = 'pending' and w.wake_at > runhold.now()
-       and w.error_detail ->> 'waiting_for' = 'user' and w.tenant_id is not distinct from t.tenant_id
-  where m.allowed or m.wait_until is null or (m.wait_until > runhold.now() and m.wait_until < w.wake_at);
+-- At most p_n of the runs that wait for this user and need not wait any more, or not as long. A claim decides what becomes
+-- of them. Whether the user may act is asked once per tenant, however many runs wait. No other index has this order, and
+-- sorting is off: else old statistics make the planner read everybody's waiting runs for each user.
+create function runhold.runs_to_wake(p_user_id uuid, p_n integer) returns uuid[]
+language plpgsql stable security definer set search_path = ''
+  set enable_sort = off set enable_incremental_sort = off set enable_seqscan = off set enable_bitmapscan = off
+  set plan_cache_mode = force_generic_plan set jit = off
+as $$
+begin
+  return array(
+    with waiting as materialized (
+      select w.id, w.tenant_id, w.wake_at from public.agent_executions w
+      where w.user_id = p_user_id and w.status = 'pending' and w.wake_at is not null
+        and w.error_detail ->> 'waiting_for' = 'user'
+      order by w.user_id, w.wake_at
+    ), tenant as materialized (
+      select t.tenant_id, m.allowed, m.wait_until
+      from (select distinct d.tenant_id from waiting d) t
+      cross join lateral runhold.may_act(p_user_id, t.tenant_id) m
+    )
+    select w.id from waiting w join tenant t on w.tenant_id is not distinct from t.tenant_id
+    where w.wake_at > runhold.now()
+      and (t.allowed or t.wait_until is null or (t.wait_until > runhold.now() and t.wait_until < w.wake_at))
+    limit p_n);
 end;
+$$;
 
 -- Lets p_n of them be claimed now. Answers how many.
 create function runhold.wake_runs_of_user(p_user_id uuid, p_n integer) returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
 declare
-  v_count integer;
+  v_ids uuid[] := runhold.runs_to_wake(p_user_id, p_n);
+  v_count integer := 0;
 begin
-  update public.agent_executions x set wake_at = runhold.now()
-  where x.id in (
-    select l.id from public.agent_executions l
-    where l.id in (select r from runhold.runs_to_wake(p_user_id) r limit p_n)
-      and l.status = 'pending'
-    order by l.id for no key update skip locked);
-  get diagnostics v_count = row_count;
+  if v_ids <> '{}' then
+    update public.agent_executions x set wake_at = runhold.now()
+    where x.id in (
+      select l.id from public.agent_executions l where l.id = any (v_ids) and l.status = 'pending'
+      order by l.id for no key update skip locked);
+    get diagnostics v_count = row_count;
+  end if;
   return v_count;
 end;
 $$;
@@ -146,7 +175,7 @@ begin
   loop
     exit when v_woken >= c_batch or v_erased >= c_batch;
     v_woken := v_woken + runhold.wake_runs_of_user(v_change.user_id, c_batch);
-    v_is_done := not exists (select from runhold.runs_to_wake(v_change.user_id));
+    v_is_done := runhold.runs_to_wake(v_change.user_id, 1) = '{}';
     if v_erases and exists (
          select from auth.users u where u.id = v_change.user_id and u.deleted_at is not null) then
       v_erased := v_erased + runhold.erase_some(v_change.user_id, c_batch - v_erased);

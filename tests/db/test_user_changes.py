@@ -6,6 +6,7 @@ import pytest
 from psycopg.types.json import Jsonb
 from test_may_act import ban, set_user
 from test_queue import backlog
+from test_queue_plans import READ
 from world import World
 
 
@@ -109,21 +110,31 @@ def test_ban_that_ends_while_a_claim_sets_runs_aside(world: World) -> None:
     assert [run["id"] for run in worker.claim()] == [run_id]
 
 
-def test_many_who_are_unbanned_at_once_are_woken_within_some_sweeps(world: World) -> None:
+def test_sweep_reads_of_each_user_no_more_than_their_runs(world: World) -> None:
+    """Whatever the statistics say; and a user has one note, however many claims met them."""
     worker = world.worker()
     world.sql("insert into auth.users (id) select gen_random_uuid() from generate_series(1, 600)")
     with world.acting(None) as cursor:
         cursor.execute(
-            "insert into agent_executions (user_id, agent_type, input_data) select id, 'writer', '{}' from auth.users"
+            "insert into agent_executions (user_id, agent_type, input_data)"
+            " select id, 'writer', '{}' from auth.users, generate_series(1, 3)"
         )
+    world.sql("analyze agent_executions")  # nothing waits: every guess that is made from this is wrong
     world.sql("update auth.users set banned_until = 'infinity'")
     while worker.claim_answer()["more"]:
         pass
+    assert noted(world) == 600
+    world.sql("select pg_stat_force_next_flush()")
+    with world.acting(None) as cursor:
+        cursor.execute("select runhold.sweep_users()")
+        cursor.execute(READ)
+        (read,) = cursor.fetchall()
+    assert (read["seq_scan"], noted(world)) == (0, 100)
+    assert sum(read["by_index"].values()) <= 500 * 3 * 2, read
     world.sql("update auth.users set banned_until = null")
     while noted(world):
         world.sweep()
-    waiting = "select count(*) from agent_executions where wake_at > now()"
-    assert world.one(waiting) == 0
+    assert world.one("select count(*) from agent_executions where wake_at > now()") == 0
 
 
 def test_trigger_never_raises_and_never_waits(fresh_world: World) -> None:
