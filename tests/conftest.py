@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from stack_thread import running_stack
-from supabase_project import ExternalProject, Project, Refused
+from supabase_project import OPTIONAL, VARIABLES, ExternalProject, Project, Refused
 
 from runhold.local.stack import LocalStack
 from runhold.testing.chaos import ForkServer
@@ -107,7 +107,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     ran = sum(len(stats.get(kind, ())) for kind in ("passed", "failed"))
     skipped = len(stats.get("skipped", ()))
     terminalreporter.write_line(
-        f"external project {project.reference}: {ran} tests run, {skipped} skipped (reasons above)"
+        f"external project {project.reference}: {ran} tests run, {skipped} skipped (reasons below)"
     )
 
 
@@ -140,6 +140,13 @@ def local_stack() -> Iterator[LocalStack]:
     """The local stack behind `stack`, on free ports. Tests that request it are skipped on an external project."""
     with running_stack() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def signs_tokens(external: ExternalProject | None) -> None:
+    """Skip tests that sign tokens, or whose agents act as users, on a project without a shared JWT secret."""
+    if external and not external.jwt_secret:
+        pytest.skip(f"signs tokens: {VARIABLES[OPTIONAL]} is not set")
 
 
 @pytest.fixture(scope="session")

@@ -32,8 +32,14 @@ VARIABLES = {
     "jwt_secret": "RUNHOLD_TEST_JWT_SECRET",
     "database_url": "RUNHOLD_TEST_DATABASE_URL",
 }
+OPTIONAL = "jwt_secret"
+"""What a project with asymmetric signing keys lacks: tests that use the fixture `signs_tokens` are skipped then."""
+
 TEST_EMAIL = "%@example.org"
 """Addresses of the users that tests sign up, as a pattern. The domain is reserved, so nobody else has one there."""
+
+MADE_BY_TESTS = "made_by_runhold_tests"
+"""Key in the metadata of anonymous users, who have no address."""
 
 OPERATORS_TABLES = ("runhold.settings", "public.agent_types")
 """What a test may set for a while. Rows that were there before the tests must be the same after them."""
@@ -46,7 +52,8 @@ TESTS_HOSTS = [socket.gethostname(), "t", "h"]
 
 EVER = datetime(1, 1, 1, tzinfo=UTC)
 TIMEOUT_S = 30.0
-TOKEN_S = 86400
+TOKEN_S = 30 * 86400
+"""Longer than the time before its end in which `runhold doctor` warns of a token."""
 
 
 class Project(Protocol):
@@ -90,6 +97,7 @@ class ExternalProject:
     publishable_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     jwt_secret: str = field(repr=False)
+    """Empty if the project has none."""
     database_url: str = field(repr=False)
     began_at: datetime = field(default=EVER, init=False)
     _before: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -106,11 +114,12 @@ class ExternalProject:
         given = {name: environment.pop(variable, "").strip() for name, variable in VARIABLES.items()}
         if not required and not any(given.values()):
             return None
-        missing = [VARIABLES[name] for name, value in given.items() if not value]
+        missing = [VARIABLES[name] for name, value in given.items() if not value and name != OPTIONAL]
         if missing:
             raise Refused(
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set: tests on an external "
-                "project need all five RUNHOLD_TEST_… variables (docs/guides/test-against-supabase.md)."
+                f"project need every RUNHOLD_TEST_… variable but {VARIABLES[OPTIONAL]} "
+                "(docs/guides/test-against-supabase.md)."
             )
         parts = urlsplit(given["url"])
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -125,19 +134,21 @@ class ExternalProject:
 
     @cached_property
     def worker_token(self) -> str:
-        """A token of the workers' small role, for as long as a test session may last."""
+        """A token of the workers' small role."""
         claims = {"role": "runhold_worker", "iss": "runhold", "exp": int(time.time()) + TOKEN_S}
         return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
 
     def env(self) -> dict[str, str]:
-        return {
+        """What workers read. Without the JWT secret they have the secret key, and their agents don't act as users."""
+        env = {
             "SUPABASE_URL": self.url,
             "SUPABASE_PUBLISHABLE_KEY": self.publishable_key,
             "SUPABASE_SECRET_KEY": self.secret_key,
-            "RUNHOLD_WORKER_TOKEN": self.worker_token,
-            "SUPABASE_JWT_SECRET": self.jwt_secret,
             "DATABASE_URL": self.database_url,
         }
+        if self.jwt_secret:
+            env |= {"RUNHOLD_WORKER_TOKEN": self.worker_token, "SUPABASE_JWT_SECRET": self.jwt_secret}
+        return env
 
     def connect(self) -> psycopg.Connection[Any]:
         """Connect as role postgres.
@@ -230,8 +241,11 @@ def forget_runs(project: Project, *, keep: Iterable[str] = ()) -> None:
 
 
 def _users_since(connection: psycopg.Connection[Any], since: datetime) -> list[UUID]:
-    query = "select id from auth.users where email like %s and created_at >= %s"
-    return [row[0] for row in connection.execute(query, [TEST_EMAIL, since])]
+    query = (
+        "select id from auth.users"
+        " where (email like %s or is_anonymous and raw_user_meta_data ? %s) and created_at >= %s"
+    )
+    return [row[0] for row in connection.execute(query, [TEST_EMAIL, MADE_BY_TESTS, since])]
 
 
 def _require_schema(connection: psycopg.Connection[Any]) -> None:
@@ -268,6 +282,8 @@ def _require_apis(project: ExternalProject) -> None:
     secret = _answer(rows, _bearing(project.secret_key))
     if secret.status_code != 200:
         _refuse_key("secret_key", secret)
+    if not project.jwt_secret:
+        return
     signed = _answer(rows, {**public, "authorization": f"Bearer {project.worker_token}"})
     if signed.status_code == 401:  # 403: the token is good, and its role may not read this table
         _refuse_key("jwt_secret", signed)

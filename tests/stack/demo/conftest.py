@@ -57,7 +57,7 @@ def worker(stack: Project) -> Iterator[None]:
         url=stack.url,
         secret_key=stack.secret_key,
         publishable_key=stack.publishable_key,
-        jwt_secret=stack.jwt_secret,
+        jwt_secret=stack.jwt_secret or None,
         lease_s=10,
         grace_s=2,
     )

@@ -245,6 +245,7 @@ def rejecting(*tokens: str) -> Callable[[web.Request, bytes], Answer | None]:
     return lambda request, body: no if request.headers.get("Authorization") in rejected else None
 
 
+@pytest.mark.usefixtures("signs_tokens")
 @pytest.mark.realtime
 async def test_a_key_that_is_rotated_in_the_environment_file_is_used_without_a_restart(
     town: Town, between: Between
@@ -272,6 +273,7 @@ def write_env(town: Town, **values: str) -> None:
     (town.folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in values.items()))
 
 
+@pytest.mark.usefixtures("signs_tokens")
 async def test_a_key_that_stays_rejected_ends_the_worker_with_a_sentence(
     town: Town, between: Between
 ) -> None:

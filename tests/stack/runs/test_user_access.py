@@ -12,9 +12,8 @@ import httpx
 import psycopg
 import pytest
 from supabase import AsyncClient
+from supabase_project import MADE_BY_TESTS, Project
 from town import Town, eventually
-
-from runhold.local.stack import LocalStack
 
 SCHEMA = """
 create table public.deputy_members (user_id uuid not null default auth.uid(), text text);
@@ -37,7 +36,7 @@ UNDO = "drop table public.deputy_members, public.deputy_editors; drop function p
 
 
 @pytest.fixture(scope="module", autouse=True)
-def policies(stack: LocalStack) -> Iterator[None]:
+def policies(stack: Project, signs_tokens: None) -> Iterator[None]:
     with psycopg.connect(stack.database_url, autocommit=True) as connection:
         connection.execute(SCHEMA)  # pyright: ignore[reportArgumentType]
         with httpx.Client(base_url=stack.url, headers={"apikey": stack.secret_key}) as client:
@@ -114,7 +113,7 @@ async def test_changes_of_the_user_are_in_the_next_token(town: Town) -> None:
 async def test_policies_about_anonymous_users_hold_for_their_agents(town: Town) -> None:
     await deputy_of(town)
     anonymous, permanent = await town.anonymous(), await town.person()
-    await anonymous.auth.sign_in_anonymously()
+    await anonymous.auth.sign_in_anonymously({"options": {"data": {MADE_BY_TESTS: True}}})
     for user, answer in ((anonymous, "refused: 42501"), (permanent, "written")):
         assert await outputs(town, user, ["write", {"table": "deputy_members"}]) == [answer]
 

@@ -12,6 +12,8 @@ from test_python_frontend import private, subscribe
 from test_runs import decide, open_review
 from town import Town, eventually
 
+pytestmark = pytest.mark.usefixtures("signs_tokens")
+
 
 @pytest.mark.realtime
 async def test_a_whole_run_without_the_secret_key_woken_by_push(town: Town) -> None:

@@ -23,7 +23,7 @@ def stack(external: Project | None) -> Iterator[Project]:
 
 
 @pytest.fixture(scope="session")
-def cast(stack: Project) -> Cast:
+def cast(stack: Project, signs_tokens: None) -> Cast:
     return Cast.assembled(stack)
 
 

@@ -26,6 +26,7 @@ Doctor = Callable[..., Awaitable[tuple[int, dict[str, Any]]]]
 
 @pytest.fixture
 def doctor(
+    signs_tokens: None,
     stack: Project,
     middle: Misbehaving,
     monkeypatch: pytest.MonkeyPatch,

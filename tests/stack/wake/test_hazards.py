@@ -394,6 +394,7 @@ async def test_connections_are_replaced_as_planned_and_no_run_waits(
         assert ear.claimer.found["poll"] == 0
 
 
+@pytest.mark.usefixtures("signs_tokens")
 async def test_the_key_was_on_the_wire(ear: Earshot, stack: Project) -> None:
     """What the fixture ``calm`` looks for in the logs of every test here was there to be logged."""
     token = stack.env()["RUNHOLD_WORKER_TOKEN"]
