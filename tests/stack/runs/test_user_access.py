@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import deputy
 import httpx
 import psycopg
 import pytest
-from supabase import AsyncClient
+from supabase import AsyncClient, acreate_client
 from supabase_project import MADE_BY_TESTS, Project
 from town import Town, eventually
 
@@ -98,6 +98,38 @@ async def test_token_carries_what_the_users_own_would(town: Town) -> None:
     assert {name: claims.get(name) for name in expected} == expected
     assert (claims["aal"], claims["email"], claims["is_anonymous"]) == ("aal1", email, False)
     assert (claims["app_metadata"]["role"], claims["user_metadata"]["likes"]) == ("editor", ["tea"])
+
+
+async def sign_in_anonymously(town: Town) -> AsyncClient:
+    user = await town.anonymous()
+    await user.auth.sign_in_anonymously({"options": {"data": {"guest": True}}})
+    return user
+
+
+async def sign_in_with_a_phone_number(town: Town) -> AsyncClient:
+    """Made by an administrator, as nobody sends messages to phones here."""
+    email, password = f"{uuid.uuid4()}@example.org", "a long passphrase"
+    phone = str(uuid.uuid4().int)[:11].replace("0", "1")
+    admin = await acreate_client(town.stack.url, town.stack.secret_key)
+    await admin.auth.admin.create_user(
+        {"email": email, "phone": phone, "password": password, "email_confirm": True, "phone_confirm": True}
+    )
+    user = await town.anonymous()
+    await user.auth.sign_in_with_password({"email": email, "password": password})
+    return user
+
+
+@pytest.mark.parametrize("signed_in", [sign_in_anonymously, sign_in_with_a_phone_number])
+async def test_token_has_the_keys_and_values_of_a_session_and_no_others(
+    town: Town, signed_in: Callable[[Town], Awaitable[AsyncClient]]
+) -> None:
+    await deputy_of(town)
+    user = await signed_in(town)
+    [claims] = await outputs(town, user, WHOAMI)
+    expected = await own_claims(user)
+    assert {name: value for name, value in claims.items() if name not in UNLIKE} == expected
+    assert claims["is_anonymous"] is (signed_in is sign_in_anonymously)
+    assert bool(claims["phone"]) is (signed_in is sign_in_with_a_phone_number)
 
 
 async def test_changes_of_the_user_are_in_the_next_token(town: Town) -> None:
