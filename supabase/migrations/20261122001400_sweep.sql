@@ -120,7 +120,7 @@ end;
 $$;
 
 -- What should not be: paused runs without a question, open questions and waiting calls of ended runs, runs that wait for a budget
--- that has room, running runs with limits that an operator has tightened.
+-- that has room, running runs with limits that an operator has changed or taken away.
 create function runhold.sweep_repairs() returns integer
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -136,7 +136,7 @@ begin
     select distinct r.execution_id from public.agent_reviews r join public.agent_executions x on x.id = r.execution_id
     where r.status = 'pending' and runhold.is_final(x.status) limit 500));
   return runhold.resume_decided(v_ids) + runhold.wake_waiting()
-    + runhold.refresh_limits(array(select t.name from public.agent_types t where t.limits is not null));
+    + runhold.refresh_limits(array(select t.name from public.agent_types t));
 end;
 $$;
 

@@ -225,6 +225,12 @@ def test_operator_does_not_wait_for_a_record_and_the_sweep_does_the_rest(world: 
     assert world.sweep()["repaired"] == 1
     assert effective(world, held["id"]) == 1
     assert world.sweep()["repaired"] == 0
+    with over.acting(None) as cursor:
+        cursor.execute("select from agent_executions where id = %s for no key update", (held["id"],))
+        world.configure(limits=None)  # taken away
+        assert (effective(world, held["id"]), effective(world, free["id"])) == (1, 5)
+    assert world.sweep()["repaired"] == 1
+    assert effective(world, held["id"]) == 5
 
 
 def test_claim_that_meets_an_operator_is_caught_up_by_the_sweep(world: World) -> None:
