@@ -102,7 +102,7 @@ async def test_token_carries_what_the_users_own_would(town: Town) -> None:
 
 async def sign_in_anonymously(town: Town) -> AsyncClient:
     user = await town.anonymous()
-    await user.auth.sign_in_anonymously({"options": {"data": {"guest": True}}})
+    await user.auth.sign_in_anonymously({"options": {"data": {MADE_BY_TESTS: True}}})
     return user
 
 
