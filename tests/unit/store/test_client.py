@@ -406,7 +406,19 @@ async def test_every_rpc_is_called_as_the_protocol_says(gateway: Gateway) -> Non
 
 
 @respx.mock
-@pytest.mark.parametrize("answer", [[], [{}], {"verdict": "ok"}, ["ok", "ok"], None])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *([], [{}], {"verdict": "ok"}, ["ok", "ok"], None),
+        *(
+            [verdict, {"verdict": "ok"}]
+            for verdict in (
+                *({}, {"verdict": []}, {"verdict": {}}, {"verdict": None}, {"verdict": "new"}),
+                *({"verdict": "ok", "started": [{"step_number": "x"}]}, {"verdict": "stop", "calls": 5}),
+            )
+        ),
+    ],
+)
 async def test_a_record_answer_of_another_shape_says_nothing_about_the_outcome(
     gateway: Gateway, answer: object
 ) -> None:

@@ -579,6 +579,22 @@ async def test_a_last_word_that_is_rejected_too_waits_for_the_gateway(database: 
     assert run.status == "failed"
 
 
+@pytest.mark.parametrize("code", ["21000", "P0001", "23505", "PGRST102"])
+async def test_a_rule_that_refuses_everything_is_an_outage_and_no_runs_fault(
+    database: FakeDatabase, code: str
+) -> None:
+    refused: list[bool] = [True]
+    database.poison = lambda entry: code if refused[0] else None
+    async with _writing(database) as writer:
+        logs = [_open(database, writer)[0] for _ in range(3)]
+        answers = [log.append(_step(1)) for log in logs]
+        while len(database.calls) < 100:
+            await asyncio.sleep(0)
+        assert not any(answer.done() for answer in answers)
+        refused[0] = False
+        assert {answer.kind for answer in await asyncio.gather(*answers)} == {"ok"}
+
+
 async def test_a_broken_database_blames_no_run(database: FakeDatabase) -> None:
     database.faults.extend(["timeout" for _ in range(60)])
     async with _writing(database) as writer:
@@ -665,17 +681,6 @@ async def test_draining_waits_for_all_answers_but_not_for_ever(database: FakeDat
         assert not await writer.drain(0.02)
         database.busy = lambda run: False
         assert await writer.drain(1)
-
-
-async def test_an_unreadable_verdict_uses_up_its_number(database: FakeDatabase) -> None:
-    async with _writing(database) as writer:
-        log, run = _open(database, writer)
-        database.verdict = lambda entry: {"verdict": "ok", "started": [{"step_number": "x"}]}
-        with pytest.raises(StoreError):
-            await log.append(_step(1))
-        database.verdict = lambda entry: {"verdict": "ok"}
-        assert (await log.append(FAIL)).kind == "ok"
-    assert run.status == "failed"
 
 
 async def test_answers_that_do_not_match_the_question_are_asked_again(database: FakeDatabase) -> None:

@@ -27,6 +27,7 @@ from runhold.store.records import (
     read_registration,
     read_run,
     read_user_claims,
+    read_verdict,
 )
 
 CALL_TIMEOUT_S: Final = 10.0
@@ -203,10 +204,13 @@ class Gateway:
 
 
 def _read_verdicts(count: int, answer: Any) -> list[JsonObject]:
-    """One raw verdict per entry."""
+    """One raw verdict per entry, each of which can be read: what can't is asked for again, and no run's fault."""
     given = cast("list[Any]", answer) if isinstance(answer, list) else []
     if len(given) != count or not all(isinstance(item, dict) for item in given):
         raise StoreError("it is not one verdict per entry")
+    for verdict in given:
+        if verdict["verdict"] not in ("busy", "gap"):
+            read_verdict(verdict)
     return given
 
 

@@ -208,19 +208,20 @@ class GroupCommit:
                 self._on_worker_dead()
                 return
             except StoreError as error:
-                is_rejected = _may_be_about_content(error)
-                if is_rejected:
-                    is_rejected = await self._passes(part[0])
+                is_refused = kind_of(error) is DATA
+                is_one_entry = is_refused or _may_be_about_content(error)
+                if is_one_entry:
+                    is_one_entry = await self._passes(part[0])
                     part = _under_way(part)
-                if not is_rejected and kind_of(error) is not DATA:
+                if not is_one_entry:  # an outage: a rule that no statement passes is one, too
                     await self._send_later(
                         _under_way([*part, *(log for rest in parts for log in rest)]), error
                     )
                     return
-                if len(part) == 1 and is_rejected:
-                    self._count_rejection(part[0], error)
-                elif len(part) == 1:
+                if len(part) == 1 and is_refused and not _was_in_an_outage(part[0]):
                     part[0].refuse(error)
+                elif len(part) == 1:
+                    self._count_rejection(part[0], error)
                 else:  # find the culprit; the others are stored on the way
                     middle = len(part) // 2
                     parts.extendleft((part[middle:], part[:middle]))
@@ -307,6 +308,11 @@ class GroupCommit:
 def _under_way(logs: Sequence[QueuedLog]) -> list[QueuedLog]:
     """Those that still have something to send: a run may be lost while its entry waits."""
     return [log for log in logs if log.sealed is not None]
+
+
+def _was_in_an_outage(log: QueuedLog) -> bool:
+    """Whether its entry failed with all others before: then one refusal may be the outage's last."""
+    return log.sealed is not None and log.sealed.failures > 0
 
 
 def _may_be_about_content(error: StoreError) -> bool:

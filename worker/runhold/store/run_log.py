@@ -162,11 +162,7 @@ class QueuedLog:
             return
         self._next_seq = sealed.seq + 1
         self._unsure_of = None
-        try:
-            verdict = read_verdict(raw)
-        except StoreError as error:  # it is stored, but what the database said to it is lost on us
-            self._refuse(error)
-            return
+        verdict = read_verdict(raw)
         self.cancel_requested = self.cancel_requested or verdict.cancel_requested
         self.sealed = None
         self._settle(sealed.compound, verdict)
