@@ -132,6 +132,18 @@ def test_csv_has_the_values_as_text(lt: httpx.Client) -> None:
     assert answer.text == 'name,state,data\nada,new,"{""a"": {""b"": 1}}"\nbob,new,'
 
 
+def test_an_estimated_count_of_few_rows_is_exact(lt: httpx.Client) -> None:
+    answer = ask(lt, "GET", "/users?select=name", prefer="count=estimated")
+    assert (answer.status_code, answer.headers["content-range"]) == (200, "0-2/3")
+    assert "count=estimated" in answer.headers["preference-applied"]
+
+
+@pytest.mark.parametrize("path", ["/storage/v1/bucket", "/functions/v1/hello", "/graphql/v1", "/"])
+def test_services_that_are_not_here_are_refused_in_json(exposed: LocalStack, path: str) -> None:
+    answer = httpx.get(exposed.url + path, headers={"apikey": exposed.secret_key})
+    assert (answer.status_code, answer.json()) == (404, {"message": "no Route matched with those values"})
+
+
 def test_plans(lt: httpx.Client) -> None:
     plan = "application/vnd.pgrst.plan"
     answer = ask(lt, "GET", "/users?name=eq.ada", accept=f"{plan}+json; options=verbose|settings")
@@ -168,7 +180,10 @@ REFUSALS = [
         "PGRST124",
         None,
     ),
+    ("POST", "/rpc/reset", {}, "handling=strict,max-affected=2", 400, "PGRST128", None),
     ("GET", "/rpc/rename?part=a&state=b", None, "", 405, "25006", None),
+    ("TRACE", "/users", None, "", 405, "PGRST117", "Unsupported HTTP method: TRACE"),
+    ("PURGE", "/users", None, "", 405, "PGRST117", "Unsupported HTTP method: PURGE"),
     ("PUT", "/users?name=eq.eve", {"name": "dan"}, "", 400, "PGRST115", None),
     ("POST", "/sessions", {"length": 3}, "", 400, "428C9", None),
     ("POST", "/sessions", {"user": "nobody"}, "", 409, "23503", None),

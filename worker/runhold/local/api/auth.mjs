@@ -1,7 +1,7 @@
 // Auth: in front of lite's routes those that it lacks, behind them the answers that it gives otherwise than Supabase Auth.
 
 import { adminRoutes } from "./auth_admin.mjs";
-import { answerOf, bodyOf, learnErrorClass, refusal } from "./auth_errors.mjs";
+import { answerOf, bodyOf, invalid, learnErrorClass, refusal } from "./auth_errors.mjs";
 import { followLink } from "./auth_links.mjs";
 import { completeService } from "./auth_service.mjs";
 import { validEmail } from "./auth_users.mjs";
@@ -9,8 +9,25 @@ import { validEmail } from "./auth_users.mjs";
 const ROOT = "/auth/v1";
 const ADMIN_ROLES = ["service_role", "supabase_admin"];
 
-const LITE_ROUTES =
-  /^\/(signup|token|otp|magiclink|verify|recover|resend|health|settings|authorize|callback|logout|user|reauthenticate|\.well-known\/(jwks\.json|openid-configuration))$/;
+/** The routes that lite serves, and their methods in Supabase Auth. */
+const LITE_ROUTES = {
+  "/signup": ["POST"],
+  "/token": ["POST"],
+  "/otp": ["POST"],
+  "/magiclink": ["POST"],
+  "/verify": ["GET", "POST"],
+  "/recover": ["POST"],
+  "/resend": ["POST"],
+  "/health": ["GET"],
+  "/settings": ["GET"],
+  "/authorize": ["GET"],
+  "/callback": ["GET", "POST"],
+  "/logout": ["POST"],
+  "/user": ["GET", "PUT"],
+  "/reauthenticate": ["GET"],
+  "/.well-known/jwks.json": ["GET"],
+  "/.well-known/openid-configuration": ["GET"],
+};
 const USER_ROUTES = /^\/(logout|user|reauthenticate)$/;
 const ROUTES_WITH_EMAIL = /^\/(signup|otp|magiclink|recover|resend|user)$/;
 
@@ -105,8 +122,12 @@ async function answerHere(request) {
     }
   }
   if (off) throw refusal(...off.slice(1));
-  if (!LITE_ROUTES.test(path)) {
-    throw refusal(404, "not_found", `The local stack's Auth does not serve ${route}.`);
+  if (!LITE_ROUTES[path]?.includes(method)) {
+    const isKnown = path in LITE_ROUTES || adminRoutes.some(([, pattern]) => pattern.test(path));
+    throw refusal(isKnown ? 405 : 404, "not_found", `The local stack's Auth does not serve ${route}.`);
+  }
+  if (path === "/verify" && method === "POST" && !body.token && !body.token_hash) {
+    throw invalid("Verify requires a token or a token hash");
   }
   const type = path === "/verify" && TYPE_ALIASES[body.type ?? url.searchParams.get("type")];
   if (type && method === "GET") return followLink(request, type);
@@ -147,7 +168,7 @@ async function readBody(request, path) {
   try {
     body = text === "" ? {} : JSON.parse(text);
   } catch {
-    if (LITE_ROUTES.test(path)) return {};
+    if (path in LITE_ROUTES) return {};
   }
   if (!isObject(body)) throw badJson("not a JSON object");
   for (const [name, value] of Object.entries(body)) {

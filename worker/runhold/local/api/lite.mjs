@@ -156,7 +156,7 @@ function grouped(node, select) {
 
 /** Lite's answer, or the refusal in its place, and whether the request's transaction is to be rolled back. */
 export async function judge(answer, request) {
-  const tooMany = request?.parsed?.type === "rpc" && (await exceeded(answer, request.headers.prefer ?? ""));
+  const tooMany = request?.parsed?.type === "rpc" && (await exceeded(answer, request.headers));
   if (tooMany) return { answer: tooMany, undone: true };
   return { answer, undone: Boolean(request?.rollback) || (await isRefusal(answer)) };
 }
@@ -167,17 +167,25 @@ async function isRefusal(answer) {
   return /"code":"PGRST/.test(await answer.clone().text());
 }
 
-/** The refusal of a function that returns more rows than `Prefer: max-affected` allows, otherwise null. */
-async function exceeded(answer, prefer) {
+/** The refusal of a function that returns no set, or more rows than `Prefer: max-affected` allows; otherwise null. */
+async function exceeded(answer, { prefer = "", accept }) {
   const most = /max-affected=(\d+)/.exec(prefer)?.[1];
   if (most === undefined || !/handling=strict/.test(prefer) || answer.status >= 400) return null;
   const rows = JSON.parse((await answer.clone().text()) || "null");
-  if (!Array.isArray(rows) || rows.length <= Number(most)) return null;
-  const body = {
-    code: "PGRST124",
-    details: `The query affects ${rows.length} rows`,
-    hint: null,
-    message: "Query result exceeds max-affected preference constraint",
-  };
+  const isSet = Array.isArray(rows) || /vnd\.pgrst\.object/.test(accept ?? "");
+  if (isSet && !(rows.length > Number(most))) return null;
+  const body = isSet
+    ? {
+        code: "PGRST124",
+        details: `The query affects ${rows.length} rows`,
+        hint: null,
+        message: "Query result exceeds max-affected preference constraint",
+      }
+    : {
+        code: "PGRST128",
+        details: null,
+        hint: null,
+        message: "Function must return SETOF or TABLE when max-affected preference is used with handling=strict",
+      };
   return Response.json(body, { status: 400 });
 }

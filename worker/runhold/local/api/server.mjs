@@ -101,6 +101,15 @@ const server = createServer({ keepAliveTimeout: KEEP_ALIVE_MS, requestTimeout: 0
 /** JSON nested too deeply for reading it recursively: what PostgreSQL says of it, as PostgREST passes it on. */
 const TOO_DEEP = JSON.stringify({ code: "54001", details: null, hint: null, message: "stack depth limit exceeded" });
 
+/** What a project's gateway answers to a path of no service; clients of services that are not here can parse it. */
+const NO_ROUTE = JSON.stringify({ message: "no Route matched with those values" });
+
+const REST_METHODS = new Set(["GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"]);
+
+function unsupported(method) {
+  return JSON.stringify({ code: "PGRST117", details: null, hint: null, message: `Unsupported HTTP method: ${method}` });
+}
+
 function isTooDeep(error) {
   return error instanceof RangeError && /call stack/.test(error.message);
 }
@@ -120,8 +129,10 @@ async function serve(incoming, outgoing) {
   const url = new URL(incoming.url, origin);
   const isRest = url.pathname.startsWith("/rest/v1/");
   if (!isRest) {
+    if (!/^\/auth\/v1(\/|$)/.test(url.pathname)) return send(outgoing, 404, NO_ROUTE);
     return answerByLite(auth, incoming, outgoing, url, text, (body) => body);
   }
+  if (!REST_METHODS.has(incoming.method)) return send(outgoing, 405, unsupported(incoming.method));
   const refusal = refuseMalformed(incoming.headers);
   if (refusal) return send(outgoing, 401, refusal);
   const request = await describe(incoming, url);
@@ -162,11 +173,18 @@ async function answerByLite(app, incoming, outgoing, url, body, mend) {
   const headers = new Headers();
   for (const [name, value] of Object.entries(incoming.headers)) headers.set(name, String(value));
   headers.delete("content-length");
+  // PostgREST counts exactly up to max_rows and estimates beyond; lite would always estimate, without looking at the rows.
+  const isEstimate = /\bcount=estimated\b/.test(incoming.headers.prefer ?? "");
+  if (isEstimate) headers.set("prefer", incoming.headers.prefer.replace("count=estimated", "count=exact"));
   // Lite takes no arguments of functions from HEAD; its answer to GET has the same headers, and Node leaves the body out.
   const method = incoming.method === "HEAD" ? "GET" : incoming.method;
   const request = new Request(url, { method, headers, body: method === "GET" ? undefined : body });
   // No peer address: nobody is an administrator for coming from this machine.
   const response = await app.fetch(request, { peerAddress: null });
+  const applied = response.headers.get("preference-applied");
+  if (isEstimate && applied) {
+    response.headers.set("preference-applied", applied.replace("count=exact", "count=estimated"));
+  }
   const given = await response.text();
   const mended = mend(given);
   if (mended !== given) response.headers.delete("content-length");
