@@ -197,6 +197,9 @@ def test_an_unexpected_error_is_one_line_and_names_a_variable_that_it_quotes() -
     assert unexpected(ValueError(f"no int: {PLANTED!r}"), environ) == (
         "ODD in the environment can't be used (ValueError): correct or unset it."
     )
+    assert unexpected(ImportError(f"implementation {PLANTED!r} unknown"), environ).startswith(
+        "ODD in the env"
+    )
     assert unexpected(FileNotFoundError(2, "No such file", "/home/ada"), environ) == (
         "FileNotFoundError: [Errno 2] No such file: '/home/ada'. This is a bug: please report it, with what "
         "--verbose says."

@@ -20,7 +20,7 @@ def unexpected(error: BaseException, environ: Mapping[str, str] = os.environ) ->
     names = sorted(
         name for name, value in environ.items() if name not in _ANYWHERE and value and repr(value) in text
     )
-    if isinstance(error, (ValueError, OSError)) and names:
+    if isinstance(error, (ValueError, OSError, ImportError)) and names:
         which = " or ".join(names)
         return f"{which} in the environment can't be used ({kind}): correct or unset it."
     return f"{kind}: {text}. This is a bug: please report it, with what --verbose says."
