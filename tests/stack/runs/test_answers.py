@@ -322,6 +322,7 @@ async def test_a_start_outlives_what_passes(town: Town, between: Between) -> Non
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("signs_tokens")
 async def test_a_start_that_can_not_succeed_ends_with_a_sentence(
     town: Town, between: Between, answer: Answer, options: list[str], says: str
 ) -> None:

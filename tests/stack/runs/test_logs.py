@@ -15,6 +15,7 @@ from runhold.testing import ScriptedModel
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.usefixtures("signs_tokens")
 async def test_secrets_are_in_no_line_whoever_logs_them(
     stack: Project, town: Town, log_format: str, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ async def listening(
     """A session at work until the end of the block; it must not end by itself."""
     config = WorkerConfig(
         url=middle.url,
+        secret_key=stack.secret_key,
         worker_token=stack.env().get("RUNHOLD_WORKER_TOKEN"),
         publishable_key=stack.publishable_key,
         capacity=8,
