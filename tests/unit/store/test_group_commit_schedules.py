@@ -184,6 +184,7 @@ def test_no_schedule_breaks_order_or_loses_an_answer(
 ) -> None:
     with (
         patch.object(client, "BACKOFF_BASE_S", 0.0),
+        patch.object(group_commit, "REJECTED_PAUSE_S", 0.0),
         patch.object(run_log, "BUSY_PAUSE_S", (0.0, 0.0)),
         patch.object(group_commit, "MAX_FLUSH_BYTES", flush_bytes * 10),
         patch.object(group_commit, "MAX_FAILURES_ALONE", 1000),  # here, failures are bad luck
