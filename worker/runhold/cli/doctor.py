@@ -17,7 +17,8 @@ from runhold.cli.options import AsJson
 from runhold.cli.output import never_show, out, print_json, say
 from runhold.cli.project import find_project
 from runhold.environment.kinds import passwords_in
-from runhold.environment.variables import DATABASE_URL
+from runhold.environment.variables import DATABASE_URL, mistake
+from runhold.errors import ConfigError
 from runhold.runtime.config import WorkerConfig
 from runhold.store.client import Access
 
@@ -79,6 +80,8 @@ def doctor(
     """
     if database_url:
         never_show([database_url, *passwords_in(database_url)])
+        if database_url == os.environ.get(DATABASE_URL) and (wrong := mistake(DATABASE_URL, database_url)):
+            raise ConfigError(wrong)
     if repairs and database_url:
         raise typer.Exit(_repair(database_url, as_json=as_json))
     project = find_project()
