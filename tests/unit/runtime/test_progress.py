@@ -252,3 +252,36 @@ async def test_no_message_is_larger_than_the_smallest_plan_takes() -> None:
     assert [e["n"] for e in heard[0]["payload"]["events"]] == [47, 48, 49]
     assert heard[1]["payload"] == {"events": [{"event": "emit", "data": "ä"}]}
     assert progress.dropped == 1
+
+
+@pytest.mark.usefixtures("fast")
+async def test_a_quota_met_between_halves_repeats_nothing_that_was_taken() -> None:
+    heard, answers = list[Message](), iter([422, 202, 429])
+
+    async with realtime(lambda _: next(answers, 202), heard) as url, httpx.AsyncClient() as http:
+        progress = Progress(url, lambda: Access("k"), http)
+        for n in range(8):
+            progress.add(UUID(int=n), "step", {"step": n})
+        async with running(progress):
+            await until(lambda: len(heard) >= 8)
+            await asyncio.sleep(0.05)
+    steps = [event["step"] for message in heard for event in message["payload"]["events"]]
+    assert sorted(steps) == list(range(8))
+    assert progress.dropped == 0
+
+
+@pytest.mark.usefixtures("fast")
+async def test_events_that_are_refused_do_not_cost_their_runs_text() -> None:
+    heard: list[Message] = []
+
+    def answer(messages: list[Message]) -> int:
+        return 422 if any(message["event"] == "progress" for message in messages) else 202
+
+    async with realtime(answer, heard) as url, httpx.AsyncClient() as http:
+        progress = Progress(url, lambda: Access("k"), http)
+        progress.add(ADA, "tool", {"name": "bad"})
+        progress.add(ADA, "text", {"step": 1, "text": "good"})
+        async with running(progress):
+            await until(lambda: heard)
+    assert [message["payload"]["text"] for message in heard] == ["good"]
+    assert progress.dropped == 1

@@ -170,46 +170,46 @@ class Progress:
             runs[run] = self._pending.pop(run)
         return runs
 
-    async def _send(self, runs: Mapping[UUID, _Pending]) -> None:
+    async def _send(self, runs: dict[UUID, _Pending]) -> None:
+        """Send what these runs have to tell. A message that Realtime refuses for itself must not cost the others: they
+        go in halves."""
         messages = [message for run, pending in runs.items() for message in _messages(run, pending)]
-        answer = await self._deliver(messages)
-        if answer is not None and answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+        answer = await self._post(messages)
+        if answer is None:
+            return
+        if answer.is_success:
+            self.sent += len(messages)
+            self._pace.faster()
+        elif answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             self._pace.slower(_retry_after_s(answer))
             self._complain(
                 "the project's quota of Realtime messages is used up [429]; less is sent until it has room"
             )
-            later, self._pending = self._pending, dict(runs)
-            for run, pending in later.items():
-                older = self._pending.get(run)
-                self._pending[run] = pending if older is None else pending.after(older)
-        elif answer is not None and answer.is_success:
-            self._pace.faster()
+            self._put_back(runs)
+        elif answer.status_code in _ABOUT_A_MESSAGE and len(messages) > 1:
+            first, second = _halves(runs)
+            await self._send(first)
+            await asyncio.sleep(self._pace.pause_s)
+            await self._send(second)
+        else:
+            self._drop(len(messages), f"Realtime answered {answer.status_code} {answer.text[:200]}".rstrip())
 
-    async def _deliver(self, messages: Sequence[bytes]) -> httpx.Response | None:
-        """Send them in one request. One that Realtime refuses for itself must not cost the others: they go in halves.
+    def _put_back(self, runs: dict[UUID, _Pending]) -> None:
+        """In front of what came meanwhile."""
+        later, self._pending = self._pending, runs
+        for run, pending in later.items():
+            older = self._pending.get(run)
+            self._pending[run] = pending if older is None else pending.after(older)
 
-        What is refused for the quota's sake is not dropped here.
-        """
-        if not messages:
-            return None
+    async def _post(self, messages: Sequence[bytes]) -> httpx.Response | None:
+        """What Realtime answers; None: nothing, and they are dropped."""
         body = b'{"messages":[' + b",".join(messages) + b"]}"
         headers = {**self._access().headers, "content-type": "application/json"}
         try:
-            answer = await self._http.post(self._endpoint, content=body, headers=headers, timeout=TIMEOUT_S)
+            return await self._http.post(self._endpoint, content=body, headers=headers, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
             self._drop(len(messages), f"{type(error).__name__}: {error}")
             return None
-        if answer.is_success:
-            self.sent += len(messages)
-        elif answer.status_code in _ABOUT_A_MESSAGE and len(messages) > 1:
-            middle = len(messages) // 2
-            first = await self._deliver(messages[:middle])
-            if first is not None and first.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                return first
-            return await self._deliver(messages[middle:])
-        elif answer.status_code != HTTPStatus.TOO_MANY_REQUESTS:
-            self._drop(len(messages), f"Realtime answered {answer.status_code} {answer.text[:200]}".rstrip())
-        return answer
 
     def _drop(self, count: int, why: str) -> None:
         self.dropped += count
@@ -232,6 +232,17 @@ class RunProgress:
 
     def __call__(self, event: str, payload: Mapping[str, Any]) -> None:
         self._progress.add(self._execution_id, event, payload)
+
+
+def _halves(runs: Mapping[UUID, _Pending]) -> tuple[dict[UUID, _Pending], dict[UUID, _Pending]]:
+    """Half of the runs and the other half; of one run, its events and its text."""
+    if len(runs) > 1:
+        items, middle = list(runs.items()), len(runs) // 2
+        return dict(items[:middle]), dict(items[middle:])
+    ((run, pending),) = runs.items()
+    return {run: _Pending(events=pending.events)}, {
+        run: _Pending(text=pending.text, text_step=pending.text_step)
+    }
 
 
 def _messages(execution_id: UUID, pending: _Pending) -> list[bytes]:
