@@ -185,7 +185,7 @@ begin
   cross join lateral (
     -- the claim that was not told of, as it might have come to nothing again
     select 'claimed' as kind, jsonb_build_object('attempt', o.attempt) as data, o.state_since as at
-    where o.status = 'running' and o.waiting_told_at is not null and n.waiting_told_at is null
+    where o.status = 'running' and o.waiting_told_at is not null and (n.waiting_told_at is null or n.release_count = 1)
     union all
     select runhold.status_event(o.status, n.status), case n.status
       when 'running' then jsonb_build_object('attempt', n.attempt)

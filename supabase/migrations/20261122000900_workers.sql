@@ -224,9 +224,9 @@ begin
   update public.agent_workers w set definition_ids = array(select v.value::uuid from jsonb_each_text(v_ids) v order by 1)
   where w.id = v_worker.id;
   perform runhold.adopt_definitions(v_types);
-  perform runhold.wake_for_worker(v_types);
 
   perform runhold.note_beat();
+  perform runhold.wake_for_worker(v_types);
 
   return jsonb_build_object(
     'definitions', v_ids,

@@ -57,7 +57,8 @@ begin
 end;
 $$;
 
--- A worker has come that may have what these runs wait for: they need not sit out their pause.
+-- A worker has come that may have what these runs wait for: they need not sit out their pause. Runs that no worker kept do:
+-- a worker that starts and stops in circles must not take them along.
 create function runhold.wake_for_worker(p_types text[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$
@@ -68,7 +69,7 @@ begin
       select e.id from public.agent_executions e
       where e.status = 'pending' and e.wake_at is not null and e.waiting_since is not null and e.agent_type = t.name
         and e.wake_at > runhold.now() + interval '3 seconds'
-        and e.error_detail ->> 'waiting_for' in ('tool', 'redact_key', 'user_access', 'worker')
+        and e.error_detail ->> 'waiting_for' in ('tool', 'redact_key', 'user_access')
       order by e.waiting_since limit 1000 for no key update skip locked) w);
 end;
 $$;

@@ -232,3 +232,31 @@ def test_runs_that_wait_for_a_tool_can_be_ended_as_the_guide_says(world: World) 
     worker.end(other, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
     world.sql(cancel)
     assert (world.status(waiting["id"]), world.status(other["id"])) == ("cancelled", "pending")
+
+
+def test_a_step_and_a_release_in_one_entry_are_told_with_their_claim(world: World) -> None:
+    worker, run_id = world.worker(), world.submit(world.person())
+    at = 0.0
+    world.at(at)
+    for _ in range(2):
+        run, at = claimed(world, worker, run_id, at)
+        worker.end(run, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
+    run, at = claimed(world, worker, run_id, at)
+    transition = {"to": "pending", "reason": "user_access", "delay_ms": 30_000, "detail": USER}
+    worker.record(run, steps=[step(1, worker.definition)], transition=transition)
+    assert [event["kind"] for event in events(world, run_id)][2:] == ["requeued", "claimed", "requeued"]
+    row = world.run(run_id)
+    assert (row["release_count"], row["error_detail"]["waiting_for"]) == (1, "user_access")
+
+
+def test_runs_that_no_worker_kept_sit_out_their_pause(world: World) -> None:
+    worker, run_id = world.worker(), world.submit(world.person())
+    at = 0.0
+    world.at(at)
+    for _ in range(5):
+        run, at = claimed(world, worker, run_id, at)
+        worker.release(run)
+    before = world.run(run_id)
+    assert before["error_detail"]["waiting_for"] == "worker"
+    world.worker()
+    assert world.run(run_id)["wake_at"] == before["wake_at"]
