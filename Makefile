@@ -59,14 +59,14 @@ browser: $(READY)
 	@$(BIN)/python tests/browser/chromium.py
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-external: TESTS ?= tests/stack
 test-external: $(READY)
 	@$(BIN)/pytest --external $(if $(REF),--project-ref $(REF)) $(TESTS) $(ARGS)
 
 test-polling: $(READY)
-	$(BIN)/pytest --no-realtime --numprocesses auto --maxprocesses 4 --dist loadfile tests/stack/runs $(ARGS)
+	$(BIN)/pytest --no-realtime --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/stack/runs $(ARGS)
 
 soak: MINUTES ?= 30
 soak: $(READY)

@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -21,6 +22,7 @@ from runhold.testing.chaos import ForkServer
 # that: then no test of Ctrl-C could pass.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ROOT = Path(__file__).parents[1]
 TEMPLATE = "runhold_template"
 _numbers = itertools.count(1)
 
@@ -81,7 +83,38 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     return project and f"external project: {project.reference} ({project.url})"
 
 
+LONG_FIRST = (
+    "tests/soak",
+    "tests/stack/demo/test_demo.py",
+    "tests/stack/local/test_lifecycle.py",
+    "tests/stack/runs/test_reload.py",
+    "tests/stack/external",
+    "tests/stack/runs/test_outages.py",
+    "tests/chaos",
+    "tests/db/machine",
+    "tests/stack/bench",
+    "tests/stack/local/test_placement.py",
+    "tests/stack/local/test_parts.py",
+    "tests/stack/restore",
+    "tests/browser",
+    "tests/stack/runs",
+)
+"""Files that take longest, mostly by waiting: begun first, so that no process is left alone with one at the end."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more process than there are cores: many tests wait for processes and servers of theirs."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    paths = [str(ROOT / each) for each in LONG_FIRST]
+    items.sort(
+        key=lambda item: next(
+            (n for n, path in enumerate(paths) if str(item.path).startswith(path)), len(paths)
+        )
+    )
     for item in items:
         if config.getoption("--no-realtime") and item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.skip(reason="about a worker's Realtime, which is off"))
