@@ -103,7 +103,7 @@ comment on column public.agent_executions.release_count is
   'How often in a row workers gave the run back, not counted as an attempt and without a step in between. Each time it waits longer.';
 comment on column public.agent_executions.waiting_since is 'First of these releases.';
 comment on column public.agent_executions.waiting_told_at is
-  'Last event about this wait: one an hour. While it is set, a claim is told of only once the run gets on.';
+  'Time of the last event about this wait: one an hour. While it is set, a claim writes its event only when the run makes progress.';
 comment on column public.agent_executions.reserved_in is
   'The rows of agent_usage in which reserved_tokens and reserved_usd are set aside for the model call under way.';
 comment on column public.agent_executions.active_ms is 'Time worked on: neither queued nor waiting for people. Milliseconds.';

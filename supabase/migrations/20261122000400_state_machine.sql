@@ -150,7 +150,7 @@ begin
 end;
 $$;
 
--- Claims and releases of a run that waits are told of once an hour, not each.
+-- A run that waits gets one event an hour, not one for each claim and release.
 create function runhold.is_untold(p_from text, p_to text, p_told_before timestamptz, p_told_now timestamptz) returns boolean
 language plpgsql immutable parallel safe set search_path = ''
 as $$

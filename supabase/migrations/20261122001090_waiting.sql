@@ -1,13 +1,13 @@
--- Runs that workers give back because something is missing: a tool, a key, an answer of the model's provider. Such a release is
--- not counted as an attempt, so nothing but these rules keeps the run from going in circles:
+-- Runs that workers give back because something is missing: a tool, a key, an answer of the model's provider. Such a
+-- release is not counted as an attempt, so nothing but these rules keeps the run from going in circles:
 --
 --   error_detail      names what is missing: {"waiting_for", "message", …}
 --   the pause         doubles with each release in a row, up to 5 minutes; a step begins anew
 --   agent_events      tells of it once an hour
 --   who counts them   sql/stuck.sql, agent_health_metrics, the workers' log
 
--- How long a run waits that is given back for the p_releases-th time in a row. Where the asker knows better, as for a budget's
--- next period or an outage, whose pauses grow by themselves, it is as they say.
+-- How long a run waits that is given back for the p_releases-th time in a row. Where the asker knows better, as for a
+-- budget's next period or an outage, whose pauses grow by themselves, it is as they say.
 create function runhold.release_pause(p_releases integer, p_reason text, p_asked interval) returns interval
 language plpgsql immutable parallel safe set search_path = ''
 as $$
@@ -30,13 +30,14 @@ begin
   if p_releases < 3 or p_detail ? 'waiting_for' then
     return p_detail;
   end if;
-  return coalesce(p_detail, '{}') || jsonb_build_object('waiting_for', 'worker', 'message', coalesce(p_detail ->> 'message',
+  return coalesce(p_detail, '{}') || jsonb_build_object(
+    'waiting_for', 'worker', 'message', coalesce(p_detail ->> 'message',
     format('Workers gave the run back %s times in a row before a step was done (%s).', p_releases, p_reason)));
 end;
 $$;
 
--- When the audit last told of this wait, given that a release of it happens now: an hour ago at most. Null: each is told, as a
--- worker that shuts down is nothing to wait for.
+-- The new waiting_told_at of a run that is released now: its old value for an hour, then now. Null: write an event for
+-- each release, because nothing is missing (the first shutdown of its worker, say).
 create function runhold.release_told_at(p_releases integer, p_detail jsonb, p_told_at timestamptz) returns timestamptz
 language plpgsql stable set search_path = ''
 as $$
@@ -57,8 +58,8 @@ begin
 end;
 $$;
 
--- A worker has come that may have what these runs wait for: they need not sit out their pause. Runs that no worker kept do:
--- a worker that starts and stops in circles must not take them along.
+-- A worker has come that may have what these runs wait for: they need not sit out their pause. Runs that no worker
+-- kept do: a worker that starts and stops in circles must not take them along.
 create function runhold.wake_for_worker(p_types text[]) returns void
 language plpgsql volatile security definer set search_path = ''
 as $$

@@ -230,7 +230,7 @@ class Runs:
     # ----------------------------------------------------------------------- runs that can't go on here
 
     async def _give_back_unreadable(self, broken: UnreadableRun) -> None:
-        message = f"its record makes no sense to this worker: {broken.problem}"
+        message = f"this worker can't read its record: {broken.problem}"
         self._waits.note(broken.agent_type, broken.id, {"waiting_for": "worker", "message": message})
         await self._give_back(
             self._writer.open(broken.id, broken.fence), "its record can't be read", counted=False
