@@ -47,6 +47,17 @@ def claimed(world: World, worker: Worker, run_id: str, at: float) -> tuple[Row, 
     return run, at
 
 
+def claimed_again(world: World, releases: int) -> tuple[Worker, Row, float]:
+    """A run that waited for a tool so many times, and is claimed once more."""
+    worker, run_id, at = world.worker(), world.submit(world.person()), 0.0
+    world.at(at)
+    for _ in range(releases):
+        run, at = claimed(world, worker, run_id, at)
+        worker.end(run, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
+    run, at = claimed(world, worker, run_id, at)
+    return worker, run, at
+
+
 def events(world: World, run_id: str) -> list[Row]:
     return world.sql("select kind, data, at from agent_events where execution_id = %s order by id", run_id)
 
@@ -107,13 +118,8 @@ def test_pauses_that_the_asker_knows_are_kept(world: World, reason: str) -> None
 
 
 def test_a_step_begins_anew_and_the_claim_that_got_on_is_told(world: World) -> None:
-    worker, run_id = world.worker(), world.submit(world.person())
-    at = 0.0
-    world.at(at)
-    for _ in range(3):
-        run, at = claimed(world, worker, run_id, at)
-        worker.end(run, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
-    run, at = claimed(world, worker, run_id, at)
+    worker, run, at = claimed_again(world, 3)
+    run_id = run["id"]
     claimed_at = world.run(run_id)["state_since"]
     assert [event["kind"] for event in events(world, run_id)] == ["submitted", "claimed", "requeued"]
     world.at(at + 5)
@@ -136,13 +142,8 @@ def test_a_step_begins_anew_and_the_claim_that_got_on_is_told(world: World) -> N
     ],
 )
 def test_any_other_end_of_a_wait_is_told_in_full(world: World, to: str, kinds: list[str]) -> None:
-    worker, run_id = world.worker(), world.submit(world.person())
-    at = 0.0
-    world.at(at)
-    for _ in range(2):
-        run, at = claimed(world, worker, run_id, at)
-        worker.end(run, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
-    run, at = claimed(world, worker, run_id, at)
+    worker, run, _ = claimed_again(world, 2)
+    run_id = run["id"]
     more: dict[str, Any] = (
         {"reason": "worker error: X", "counted": True} if to == "pending" else {"result": {}}
     )
@@ -235,13 +236,8 @@ def test_runs_that_wait_for_a_tool_can_be_ended_as_the_guide_says(world: World) 
 
 
 def test_a_step_and_a_release_in_one_entry_are_told_with_their_claim(world: World) -> None:
-    worker, run_id = world.worker(), world.submit(world.person())
-    at = 0.0
-    world.at(at)
-    for _ in range(2):
-        run, at = claimed(world, worker, run_id, at)
-        worker.end(run, "pending", reason="missing_tool", delay_ms=5000, detail=TOOL)
-    run, at = claimed(world, worker, run_id, at)
+    worker, run, _ = claimed_again(world, 2)
+    run_id = run["id"]
     transition = {"to": "pending", "reason": "user_access", "delay_ms": 30_000, "detail": USER}
     worker.record(run, steps=[step(1, worker.definition)], transition=transition)
     assert [event["kind"] for event in events(world, run_id)][2:] == ["requeued", "claimed", "requeued"]

@@ -72,7 +72,7 @@ async def test_a_tracked_client_is_seen_by_all_until_it_leaves(raw: Any, version
     await second.receive()
     await answer(first)
     await first.push(f"realtime:{name}", "phx_leave", {})
-    # The client itself is told that it has left, and nothing else.
+    # The client that left gets one message about it, and no other.
     assert [(await first.receive())["event"] for _ in range(2)] == ["phx_reply", "phx_close"]
     assert only_meta((await second.receive())["payload"]["leaves"], "ann")["n"] == 1
 

@@ -132,7 +132,7 @@ Message = dict[str, Any]
 
 @asynccontextmanager
 async def realtime(answer: Callable[[list[Message]], int], heard: list[Message]) -> AsyncIterator[str]:
-    """A server whose ``answer`` decides about a whole batch; what is accepted is ``heard``."""
+    """A server that answers each batch with the status that ``answer`` returns, and appends accepted messages to ``heard``."""
 
     async def broadcast(request: web.Request) -> web.Response:
         messages = (await request.json())["messages"]

@@ -104,7 +104,7 @@ class Installation:
 
     @property
     def named(self) -> list[Fault]:
-        """Those that a person has to see: what is missing first, then what differs, then what is too much."""
+        """The faults to show: first what is missing, then what differs, then rights that should not be there."""
         return sorted((each for each in self.faults if not each.implied), key=lambda each: _ORDER[each.state])
 
     @property

@@ -13,8 +13,8 @@ _ANYWHERE: Final = frozenset({"HOME", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL
 def unexpected(error: BaseException, environ: Mapping[str, str] = os.environ) -> str:
     """One sentence about the error.
 
-    A library that can't read a variable of its own quotes the value. Then the sentence names the variable, and the
-    error is none of ours.
+    A library that can't read a variable of its own quotes the value. Then the sentence names the variable instead of
+    calling the error a bug of Runhold.
     """
     text, kind = " ".join(str(error).split()).rstrip("."), type(error).__name__
     names = sorted(

@@ -228,7 +228,7 @@ _MIN_SECRET_CHARS: Final = 6
 
 
 def variable(name: str) -> Variable | None:
-    """What may stand in the variable ``name``; None: it is none of those."""
+    """What may stand in the variable ``name``; None if Runhold does not read it."""
     if name.startswith(WEBHOOK_SECRETS):
         return VARIABLES[WEBHOOK_SECRETS]
     return VARIABLES.get(name.upper() if name in _LOWER else name)

@@ -49,7 +49,7 @@ MAX_RUNS_WAITING: Final = 256
 """Runs with news; of more, those with the oldest are dropped."""
 
 _ABOUT_A_MESSAGE: Final = (HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-"""Realtime refuses a request for one message that is too large, or that makes no sense to it."""
+"""Realtime refuses a request for one message that is too large, or that it can't read."""
 
 TIMEOUT_S: Final = 5.0
 COMPLAIN_EVERY_S: Final = 60.0
